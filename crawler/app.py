@@ -1,0 +1,77 @@
+"""The Celery application: queues, exchanges and the settings that keep work safe.
+
+Queues and exchanges are declared by RabbitMQ's definitions (roles/rabbitmq), not by us: so no process needs, or has,
+the right to configure them. What each setting prevents stands beside it; the record is in the issues it names.
+"""
+
+from __future__ import annotations
+
+from celery import Celery
+from celery.worker import consumer as celery_consumer
+from kombu import Exchange, Queue
+
+from crawler import service, settings
+
+FRONTIER, FETCH = "frontier", "fetch"
+"""The two queues: what the recorders read, and what the workers read. Each is bound to an exchange of its own name, so
+that the right to publish can be given for each."""
+
+
+def _queue(name: str) -> Queue:
+    # The type is repeated here, though nothing is declared: by it Celery knows to set the prefetch per consumer, the
+    # only way quorum queues know (celery#9512).
+    return Queue(
+        name,
+        Exchange(name, type="direct", no_declare=True),
+        routing_key=name,
+        no_declare=True,
+        queue_arguments={"x-queue-type": "quorum"},
+    )
+
+
+class Consumer(celery_consumer.Consumer):
+    """Celery's consumer without native delayed delivery: 28 exchanges and queues for a feature nobody here may use.
+    Time lives in the ledger."""
+
+    class Blueprint(celery_consumer.Consumer.Blueprint):
+        default_steps = [  # noqa: RUF012 - Celery's own name and shape
+            step for step in celery_consumer.Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
+        ]
+
+
+app = Celery("crawler", broker=settings.broker_url(), include=["crawler.tasks"])
+app.conf.update(
+    task_queues=[_queue(FRONTIER), _queue(FETCH)],
+    task_create_missing_queues=False,
+    task_default_queue=FRONTIER,
+    task_routes={"fetch": {"queue": FETCH}, "admit": {"queue": FRONTIER}, "record": {"queue": FRONTIER}},
+    # Acknowledged when the work is done, not when it begins; a worker that dies gives it back.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    # A task that raises is a bug or a poisoned message: to the dead letters, from where it can be replayed.
+    task_acks_on_failure=False,
+    task_acks_on_timeout=False,
+    worker_prefetch_multiplier=1,
+    # After a lost connection the broker redelivers: the first copy must not go on beside the second.
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    # A quorum queue forgets what was published on a channel that dies; the confirm says that it did not (celery#9149).
+    broker_transport_options={"confirm_publish": True},
+    broker_heartbeat=30,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    task_ignore_result=True,
+    task_serializer="json",
+    accept_content=["json"],
+    # No remote control and no events: systemd and the ledger tell the same, and large fleets choke on the chatter
+    # (celery#5079, #5243).
+    worker_enable_remote_control=False,
+    worker_send_task_events=False,
+    worker_hijack_root_logger=True,
+    worker_redirect_stdouts=False,
+    worker_log_format="%(levelname)s %(message)s",  # the journal adds time and unit
+    worker_task_log_format="%(levelname)s %(task_id).8s %(message)s",
+    # Task time < TimeoutStopSec of nothing it must finish < RabbitMQ's consumer timeout of 30 min.
+    task_time_limit=300,
+    worker_consumer="crawler.app:Consumer",
+)
+app.steps["consumer"].add(service.Pulse)

@@ -1,0 +1,257 @@
+"""A worker's whole job: fetch one batch of one host, politely, and report what became of every URL in it."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from crawler import fetch, parse, robots, settings, urls
+from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Retry, RobotsFile, Target
+
+BUDGET = 45.0
+"""Seconds a batch may last, the delays included; what is left then goes back unfetched. Worst case it is exceeded by
+one Crawl-delay and one fetch: 105 s, well under the watchdog's 180 s and RabbitMQ's consumer timeout of 30 min."""
+MAX_HOPS = 10
+"""Redirects in a row before a chain is given up."""
+MAX_RETRY_AFTER = 24 * 3600.0
+
+
+class Stop(Protocol):
+    """Told to finish early: threading.Event does."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float) -> bool: ...
+
+
+class Client(Protocol):
+    def get(
+        self, url: str, *, max_body: int, wanted: tuple[str, ...] = ..., truncate: bool = ...
+    ) -> fetch.Response: ...
+
+
+@dataclass
+class _Visit:
+    """One batch under way."""
+
+    batch: Batch
+    client: Client
+    stop: Stop
+    report: Report
+    now: Callable[[], float]
+    began: float
+    last_request: float | None = None
+    rules: dict[str, robots.Rules] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
+
+    @property
+    def delay(self) -> float:
+        """Seconds between two requests to this host, as far as is known by now."""
+        return max([self.batch.job.delay, *(rules.crawl_delay for rules in self.rules.values())])
+
+    def may_request(self) -> bool:
+        """Wait until the host's delay has passed. False: no time is left, or we were told to stop."""
+        wait = 0.0 if self.last_request is None else self.last_request + self.delay - self.now()
+        resumes = self.now() + max(wait, 0)
+        if self.stop.is_set() or resumes > self.batch.expires_at:
+            return False
+        if self.last_request is not None and resumes - self.began > BUDGET:
+            return False
+        return not (wait > 0 and self.stop.wait(wait))
+
+    def request(
+        self, url: str, *, max_body: int, wanted: tuple[str, ...] = (), truncate: bool = False
+    ) -> fetch.Response:
+        """Fetch, and remember when: the delay is counted from the moment the host was done with us."""
+        try:
+            return self.client.get(url, max_body=max_body, wanted=wanted, truncate=truncate)
+        finally:
+            self.last_request = self.now()
+
+
+def fetch_batch(
+    batch: Batch,
+    client: Client,
+    stop: Stop,
+    *,
+    worker: str,
+    redelivered: bool = False,
+    now: Callable[[], float] = time.time,
+) -> Report:
+    """Fetch the URLs of `batch` in their order, keeping the host's delay and robots.txt, until all are done, time is up
+    (BUDGET, the lease), the host wants a rest, or `stop` is set. Never raises for anything a server does.
+
+    `redelivered`: another worker may have been at this host a moment ago, so the delay is kept before the first
+    request as well.
+    """
+    report = Report(
+        lease=batch.lease, job=batch.job.name, host=batch.host, worker=worker, release=settings.release(), delay=0
+    )
+    visit = _Visit(batch, client, stop, report, now, began=now())
+    if redelivered:
+        visit.last_request = now()
+    targets = list(batch.targets)
+    while targets:
+        target = targets[0]
+        if not _visit_one(visit, target):
+            break
+        targets.pop(0)
+        if report.back_off:
+            break
+    report.unfetched = [target.url for target in targets]
+    report.links = list(visit.links.values())
+    report.delay = visit.delay
+    return report
+
+
+def _visit_one(visit: _Visit, target: Target) -> bool:
+    """Deal with one URL. False: it was not touched and goes back unfetched."""
+    job = visit.batch.job
+    if job.robots:
+        rules = _rules(visit, target.url)
+        if rules is None:
+            return False
+        if rules.unreachable:
+            visit.report.back_off = BackOff(reason="robots.txt unreachable")
+            return False
+        if not rules.allows(target.url):
+            _finish(visit, target, "excluded", "robots.txt")
+            return True
+    if not visit.may_request():
+        return False
+    try:
+        response = visit.request(target.url, max_body=job.max_body, wanted=job.content_types)
+    except fetch.FetchError as error:
+        visit.report.retries.append(Retry(url=target.url, reason=error.reason))
+        if error.host_down:
+            visit.report.back_off = BackOff(reason=error.reason)
+        return True
+    _judge(visit, target, response)
+    return True
+
+
+def _rules(visit: _Visit, url: str) -> robots.Rules | None:
+    """The rules of `url`'s origin, fetched if no fresh copy came with the batch. None: no time to fetch them."""
+    origin = urls.origin_of(url)
+    if origin not in visit.rules:
+        file = visit.batch.robots.get(origin)
+        if file is None or not robots.is_fresh(file, visit.now()):
+            if not visit.may_request():
+                return None
+            file = _fetch_robots(visit, origin)
+            visit.report.robots[origin] = file
+        visit.rules[origin] = robots.Rules(file, settings.PRODUCT)
+    return visit.rules[origin]
+
+
+def _fetch_robots(visit: _Visit, origin: str) -> RobotsFile:
+    url = f"{origin}/robots.txt"
+    response = None
+    for _ in range(1 + robots.MAX_REDIRECTS):
+        try:
+            response = visit.request(url, max_body=robots.MAX_BYTES, truncate=True)
+        except fetch.FetchError:
+            return RobotsFile(fetched_at=visit.now(), status=0)
+        if not response.location:
+            break
+        try:
+            url = urls.normalise(response.location, base=url)
+        except urls.InvalidURLError:
+            return RobotsFile(fetched_at=visit.now(), status=404)
+    assert response is not None
+    status = (
+        404 if response.location else response.status
+    )  # too many redirects: as if there were none (RFC 9309, 2.3.1.2)
+    if status == 429:
+        status = 503  # "later", not "everything is allowed"
+    return RobotsFile(
+        fetched_at=visit.now(), status=status, body=response.body.decode("utf-8", "replace").replace("\0", "\ufffd")
+    )
+
+
+def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
+    """Turn an answer into the URL's final state, a retry, or a rest for the host."""
+    job, status = visit.batch.job, response.status
+    if status in (429, 503):
+        seconds = _retry_after(response, visit.now())
+        visit.report.retries.append(Retry(url=target.url, reason=f"HTTP {status}"))
+        visit.report.back_off = BackOff(reason=f"HTTP {status}", seconds=seconds)
+    elif status >= 500:
+        visit.report.retries.append(Retry(url=target.url, reason=f"HTTP {status}"))
+    elif response.location:
+        _redirect(visit, target, response)
+    elif not 200 <= status < 300:
+        _finish(visit, target, "failed", f"HTTP {status}", response)
+    elif response.content_type not in job.content_types:
+        _finish(visit, target, "excluded", f"content type {response.content_type or 'not given'}", response)
+    else:
+        _read(visit, target, response)
+
+
+def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
+    job = visit.batch.job
+    document = parse.parse(
+        parse.decode(response.body, response.headers.get("content-type", "")), response.url, settings.PRODUCT
+    )
+    header_nofollow, _ = parse.directives(response.headers.get("x-robots-tag", ""))
+    if not (job.robots and (document.nofollow or header_nofollow)):
+        for url in document.links:
+            _see(visit, url, target.depth + 1, found_on=target.url)
+    page = _finish(visit, target, "done", None, response)
+    page.title = document.title
+    page.digest = hashlib.sha256(response.body).hexdigest()
+
+
+def _redirect(visit: _Visit, target: Target, response: fetch.Response) -> None:
+    """Record a redirect and hand its goal to the frontier as a URL of its own: politeness stays exact."""
+    try:
+        goal = urls.normalise(str(response.location), base=target.url)
+    except urls.InvalidURLError as error:
+        _finish(visit, target, "failed", f"redirect to an address that is not crawlable: {error}", response)
+        return
+    if goal == target.url:
+        _finish(visit, target, "failed", "redirect to itself", response)
+        return
+    if target.hops >= MAX_HOPS:
+        _finish(visit, target, "failed", f"more than {MAX_HOPS} redirects in a row", response)
+        return
+    _finish(visit, target, "excluded", f"redirect to {goal}", response)
+    _see(visit, goal, target.depth, found_on=target.url, hops=target.hops + 1, seed=target.depth == 0)
+
+
+def _see(visit: _Visit, url: str, depth: int, found_on: str, hops: int = 0, seed: bool = False) -> None:
+    """Note a URL for the frontier, once per batch. A redirected `seed` keeps a seed's right to choose the host."""
+    if url in visit.links:
+        return
+    excluded = None if seed else visit.batch.job.refuses(url, found_on, depth)
+    visit.links[url] = Link(url=url, depth=depth, found_on=found_on, hops=hops, excluded=excluded)
+
+
+def _finish(
+    visit: _Visit, target: Target, state: Outcome, reason: str | None, response: fetch.Response | None = None
+) -> Page:
+    page = Page(url=target.url, state=state, reason=reason, fetched_at=visit.now())
+    if response is not None:
+        page.fetched_at = response.started_at
+        page.status = response.status
+        page.content_type = response.content_type or None
+        page.bytes = len(response.body)
+        page.seconds = round(response.seconds, 3)
+    visit.report.pages.append(page)
+    return page
+
+
+def _retry_after(response: fetch.Response, now: float) -> float | None:
+    """Seconds the host asks us to stay away, from a number or a date (RFC 9110, section 10.2.3)."""
+    value = (response.retry_after or "").strip()
+    if value.isdigit():
+        return min(float(value), MAX_RETRY_AFTER)
+    try:
+        then = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return min(max(then.timestamp() - now, 0.0), MAX_RETRY_AFTER)

@@ -1,0 +1,87 @@
+"""What the scheduler and the control node say to RabbitMQ beside Celery's own traffic: how full the window is, and
+progress for those who watch."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from kombu import Connection, Exchange, Producer, Queue
+
+from crawler.messages import Admission, Batch
+
+STATUS = Exchange("status", type="fanout", durable=True, no_declare=True)
+
+
+class Broker:
+    """Sends batches and snapshots; asks how much of the window is taken. Reconnects by itself with its next use."""
+
+    def __init__(self) -> None:
+        from crawler.app import FETCH, FRONTIER, app
+
+        self._app, self._fetch, self._frontier = app, FETCH, FRONTIER
+        self._connection: Connection = app.connection_for_write()
+
+    @property
+    def errors(self) -> tuple[type[BaseException], ...]:
+        """What any method raises when the broker is away."""
+        return (*self._connection.connection_errors, *self._connection.channel_errors, OSError)
+
+    def room(self, per_consumer: int) -> int:
+        """How many batches more the fetch queue should hold; none while no worker is there to take them."""
+        _, ready, consumers = self._channel().queue_declare(self._fetch, passive=True)
+        return max(0, per_consumer * int(consumers) - int(ready))
+
+    def send(self, batch: Batch) -> None:
+        """Hand a batch to the workers; returns when the broker has it."""
+        self._app.send_task("fetch", args=[batch.model_dump(exclude_defaults=True)], queue=self._fetch)
+
+    def admit(self, admission: Admission) -> None:
+        """Hand a piece of a seeding to the frontier; returns when the broker has it."""
+        self._app.send_task("admit", args=[admission.model_dump(exclude_defaults=True)], queue=self._frontier)
+
+    def publish_status(self, snapshot: list[dict[str, Any]]) -> None:
+        """Tell all who watch how far the jobs are."""
+        Producer(self._channel(), exchange=STATUS).publish({"jobs": snapshot}, serializer="json", delivery_mode=1)
+
+    def check(self) -> None:
+        """Raise one of `errors` unless the broker answers."""
+        self._connection.ensure_connection(max_retries=1, timeout=10)
+
+    def forget(self) -> None:
+        """Drop a connection that failed."""
+        with contextlib.suppress(Exception):
+            self._connection.close()
+        self._connection = self._app.connection_for_write()
+
+    def _channel(self) -> Any:
+        return self._connection.default_channel
+
+
+@contextlib.contextmanager
+def watching(broker: Broker) -> Iterator[Iterator[list[dict[str, Any]]]]:
+    """An endless stream of job snapshots, beginning now. Yields an empty list when a second passes without one."""
+    connection = broker._app.connection_for_read()
+    queue = Queue(f"watch.{uuid.uuid4().hex}", STATUS, exclusive=True, auto_delete=True, durable=False)
+    received: list[list[dict[str, Any]]] = []
+
+    def keep(body: dict[str, Any], message: Any) -> None:
+        received.append(body["jobs"])
+        message.ack()
+
+    def stream() -> Iterator[list[dict[str, Any]]]:
+        while True:
+            try:
+                connection.drain_events(timeout=1.0)
+            except TimeoutError:
+                yield []
+            while received:
+                yield received.pop(0)
+
+    try:
+        with connection.Consumer(queue, callbacks=[keep], accept=["json"]):
+            yield stream()
+    finally:
+        connection.close()

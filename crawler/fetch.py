@@ -1,0 +1,208 @@
+"""One HTTP request, bounded in every direction: time, header and body size, redirects. requests, used lean.
+
+A prepared request goes straight into the adapter: no environment look-ups, no cookies, no redirects followed; this
+costs a third less CPU than `Session.get`. Under gevent the deadline interrupts a server that drips; without it, it is
+checked between chunks.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from urllib3.exceptions import DecodeError, HTTPError
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 20.0
+DEADLINE = 30.0
+"""Seconds a URL may take in all."""
+CHUNK = 64 * 1024
+
+
+class FetchError(Exception):
+    """No usable answer came. `reason` is for people; `host_down` tells that the host itself did not answer."""
+
+    def __init__(self, reason: str, host_down: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.host_down = host_down
+
+
+@dataclass
+class Response:
+    """What came back."""
+
+    url: str
+    status: int
+    headers: CaseInsensitiveDict[str]
+    body: bytes = b""
+    """Decompressed; empty where the body was not wanted."""
+    started_at: float = 0.0
+    """Seconds since the epoch."""
+    seconds: float = 0.0
+
+    @property
+    def content_type(self) -> str:
+        """The media type alone, lower case; empty where the server named none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def location(self) -> str | None:
+        return self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
+
+    @property
+    def retry_after(self) -> str | None:
+        return self.headers.get("retry-after")
+
+
+class _Adapter(HTTPAdapter):
+    """requests' adapter with one shared TLS context: loading the CA bundle anew costs 15 ms a connection."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        super().__init__(pool_connections=4, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+
+    def cert_verify(self, conn: Any, *_: Any) -> None:
+        conn.cert_reqs = "CERT_REQUIRED"  # the CA certificates are in the context already
+
+
+@dataclass
+class Client:
+    """Connections to one host for the time of a batch. Close it, or use it in `with`."""
+
+    user_agent: str
+    context: ssl.SSLContext = field(default_factory=lambda: tls_context())
+
+    def __post_init__(self) -> None:
+        self._adapter = _Adapter(self.context)
+        self._headers = CaseInsensitiveDict(
+            {
+                "User-Agent": self.user_agent,
+                "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
+                "Accept-Encoding": "gzip, deflate",
+            }
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._adapter.close()
+
+    def get(
+        self,
+        url: str,
+        *,
+        max_body: int,
+        wanted: tuple[str, ...] = (),
+        truncate: bool = False,
+        deadline: float = DEADLINE,
+    ) -> Response:
+        """Fetch `url`. The body is read only if its media type is in `wanted` (empty: any) and the status is 2xx.
+
+        Raises FetchError when there is no complete answer within `deadline` seconds, or the body, decompressed, is
+        larger than `max_body` bytes; with `truncate` its first `max_body` bytes are the body.
+        """
+        request = requests.PreparedRequest()
+        request.method, request.url, request.headers, request.hooks = "GET", url, self._headers, {}
+        started_at, clock = time.time(), time.monotonic()
+        timer = gevent.Timeout(deadline)
+        timer.start()
+        try:
+            return self._get(request, max_body, wanted, truncate, started_at, clock, deadline)
+        except gevent.Timeout as expired:
+            if expired is not timer:
+                raise
+            raise FetchError(f"took longer than {deadline:g} s") from None
+        except requests.exceptions.SSLError as error:
+            raise FetchError(f"TLS: {_innermost(error)}") from None
+        except requests.exceptions.ConnectTimeout:
+            raise FetchError(f"no connection within {CONNECT_TIMEOUT:g} s", host_down=True) from None
+        except requests.exceptions.ConnectionError as error:
+            raise FetchError(_innermost(error), host_down=True) from None
+        except requests.exceptions.ReadTimeout:
+            raise FetchError(f"silent for {READ_TIMEOUT:g} s") from None
+        except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
+            raise FetchError(_innermost(error)) from None
+        finally:
+            timer.close()
+
+    def _get(
+        self,
+        request: requests.PreparedRequest,
+        max_body: int,
+        wanted: tuple[str, ...],
+        truncate: bool,
+        started_at: float,
+        clock: float,
+        deadline: float,
+    ) -> Response:
+        answer = self._adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+        response = Response(str(request.url), answer.status_code, answer.headers, started_at=started_at)
+        if 200 <= response.status < 300 and (not wanted or response.content_type in wanted):
+            body = bytearray()
+            try:
+                while chunk := answer.raw.read(CHUNK, decode_content=True):
+                    body += chunk
+                    if len(body) > max_body:
+                        if truncate:
+                            break
+                        raise FetchError(f"body larger than {max_body} bytes")
+                    if time.monotonic() - clock > deadline:
+                        raise FetchError(f"took longer than {deadline:g} s")
+            except (FetchError, HTTPError, DecodeError, OSError):
+                answer.raw.close()  # half-read: not to be used again
+                raise
+            response.body = bytes(body[:max_body])
+            if len(body) > max_body:
+                answer.raw.close()
+            else:
+                answer.raw.release_conn()
+        else:
+            _discard(answer)
+        response.seconds = time.monotonic() - clock
+        return response
+
+
+def _discard(answer: requests.Response) -> None:
+    """Keep the connection if the rest of the body is small enough to read; give it up otherwise."""
+    length = answer.headers.get("content-length", "")
+    if length.isdigit() and int(length) <= CHUNK:
+        answer.raw.drain_conn()
+        answer.raw.release_conn()
+    else:
+        answer.raw.close()
+
+
+def _innermost(error: BaseException) -> str:
+    """The part of a nested requests/urllib3 error that says what happened."""
+    while True:
+        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    text = str(error)
+    for noise in (": ", "> "):  # "<urllib3.connection.HTTPConnection object at 0x…>: Failed to establish …"
+        if text.startswith("<") and noise in text:
+            text = text.partition(noise)[2]
+    return text[:300] or type(error).__name__
+
+
+_CONTEXT: ssl.SSLContext | None = None
+
+
+def tls_context() -> ssl.SSLContext:
+    """The process's TLS client context: the system's CA certificates, TLS 1.2 or later."""
+    global _CONTEXT
+    if _CONTEXT is None:
+        _CONTEXT = ssl.create_default_context()
+    return _CONTEXT

@@ -1,0 +1,71 @@
+"""Embedded mode: the same circle in one process, without any server. SQLite keeps the ledger, gevent does the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.queue import Empty, Queue
+
+from crawler import settings
+from crawler.batch import fetch_batch
+from crawler.fetch import Client
+from crawler.ledger import Ledger
+from crawler.messages import Admission, Batch, Report
+
+CONCURRENCY = 50
+"""Hosts crawled at once."""
+WORKER = "local"
+
+
+def crawl(
+    ledger: Ledger, admissions: Iterable[Admission], stop: Event, show: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Crawl until the admitted job is done or `stop` is set; returns the last snapshot.
+
+    `show` is given a snapshot about once a second. Told to stop, it finishes the URLs in hand, records them, and
+    returns the rest to the ledger: the next run goes on from there.
+    """
+    ledger.create()
+    ledger.take_back_leases(time.time())  # of a run that was killed
+    name = ""
+    for admission in admissions:
+        name = admission.job.name
+        ledger.admit(admission, time.time())
+    pool, reports = Pool(CONCURRENCY), Queue()
+
+    def run(batch: Batch) -> None:
+        with Client(settings.user_agent()) as client:
+            reports.put(fetch_batch(batch, client, stop, worker=WORKER))
+
+    shown = 0.0
+    while True:
+        now = time.time()
+        room = pool.free_count()
+        if room and not stop.is_set():
+            for batch in ledger.lease(room, now):
+                pool.spawn(run, batch)
+        for report in _arrived(reports):
+            ledger.record(report, time.time())
+        finished = stop.is_set() and not pool and reports.empty()
+        if now - shown >= 1.0 or not pool or finished:
+            ledger.sample(now)
+            ledger.tidy(now)
+            snapshot = next(s for s in ledger.status(now, finished_since=now - 60) if s["job"] == name)
+            show(snapshot)
+            shown = now
+            if finished or snapshot["state"] != "running":
+                return snapshot
+
+
+def _arrived(reports: Queue, patience: float = 0.1) -> Iterable[Report]:
+    """The reports that are there; waits for the first."""
+    try:
+        yield reports.get(timeout=patience)
+        while True:
+            yield reports.get_nowait()
+    except Empty:
+        return

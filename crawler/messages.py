@@ -1,0 +1,124 @@
+"""What travels through the broker: a Batch to a worker, its Report back, and the seeds' Admission.
+
+All three are JSON. A field that is added later gets a default, so that old and new workers can share one queue.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+from crawler.job import Job
+
+Outcome = Literal["done", "failed", "excluded"]
+TERMINAL: tuple[Outcome, ...] = ("done", "failed", "excluded")
+
+
+class RobotsFile(BaseModel):
+    """One origin's robots.txt as last fetched."""
+
+    fetched_at: float
+    """Seconds since the epoch."""
+    status: int
+    """The HTTP status it came with; 0: no answer at all."""
+    body: str = ""
+
+
+class Target(BaseModel):
+    """A URL to fetch."""
+
+    url: str
+    depth: int
+    hops: int = 0
+    """Redirects that led here."""
+
+
+class Batch(BaseModel):
+    """Some URLs of one host, leased to one worker."""
+
+    lease: str
+    job: Job
+    host: str
+    targets: list[Target]
+    expires_at: float
+    """Seconds since the epoch after which nothing of this batch may be fetched: the frontier leases it anew."""
+    robots: dict[str, RobotsFile] = {}
+    """By origin."""
+
+
+class Page(BaseModel):
+    """What became of one URL."""
+
+    url: str
+    state: Outcome
+    fetched_at: float
+    reason: str | None = None
+    """Why it failed or was excluded, for a person to read."""
+    status: int | None = None
+    title: str | None = None
+    content_type: str | None = None
+    bytes: int | None = None
+    """Length of the body after decompression."""
+    digest: str | None = None
+    """SHA-256 of the body after decompression, hexadecimal."""
+    seconds: float | None = None
+    """From request to the last byte."""
+
+
+class Link(BaseModel):
+    """A URL seen on a page."""
+
+    url: str
+    depth: int
+    found_on: str | None = None
+    hops: int = 0
+    excluded: str | None = None
+    """Why it is not followed; None: to be crawled."""
+
+
+class Retry(BaseModel):
+    """A URL whose fetch went wrong in a way that may pass."""
+
+    url: str
+    reason: str
+
+
+class BackOff(BaseModel):
+    """The host asked for, or needs, a rest."""
+
+    reason: str
+    seconds: float | None = None
+    """As the host asked (Retry-After); None: the frontier chooses, longer each time."""
+
+
+class Report(BaseModel):
+    """A batch's outcome, whole: every target is in exactly one of pages, retries and unfetched."""
+
+    lease: str
+    job: str
+    host: str
+    worker: str
+    release: str
+    delay: float
+    """Seconds to leave this host alone after the batch."""
+    pages: list[Page] = []
+    retries: list[Retry] = []
+    unfetched: list[str] = []
+    links: list[Link] = []
+    robots: dict[str, RobotsFile] = {}
+    """Only what was fetched anew."""
+    back_off: BackOff | None = None
+
+
+class Admission(BaseModel):
+    """URLs handed over from outside: one of `chunks` pieces of one seeding."""
+
+    job: Job
+    seeding: str
+    """Unique per run of seed.py."""
+    chunk: int
+    """0-based; a piece seen twice is admitted once."""
+    chunks: int | None = None
+    """In the last piece: how many there were. The job cannot be done before all have arrived."""
+    urls: list[str] = []

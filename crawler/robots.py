@@ -1,0 +1,45 @@
+"""robots.txt after RFC 9309: what it means for us, given how its fetch went. Fetching it is batch.py's work."""
+
+from __future__ import annotations
+
+from protego import Protego
+
+from crawler.messages import RobotsFile
+
+MAX_BYTES = 500 * 1024
+"""How much of a robots.txt is read (RFC 9309, section 2.5)."""
+MAX_REDIRECTS = 5
+"""How many redirects are followed to find it (section 2.3.1.2)."""
+MAX_AGE = 24 * 3600
+"""Seconds a copy may be used (section 2.4)."""
+MAX_CRAWL_DELAY = 30.0
+"""Seconds: a Crawl-delay above this is cut to it, or one host could hold a job for years."""
+
+
+class Rules:
+    """One origin's robots.txt, ready to be asked.
+
+    Raises nothing: a 4xx answer allows everything (section 2.3.1.3); 5xx and no answer allow nothing yet (2.3.1.4),
+    which `unreachable` tells.
+    """
+
+    def __init__(self, file: RobotsFile, agent: str) -> None:
+        self._agent = agent
+        self.unreachable = file.status == 0 or file.status >= 500
+        self._parsed = Protego.parse(file.body) if 200 <= file.status < 300 else None
+
+    def allows(self, url: str) -> bool:
+        if self.unreachable:
+            return False
+        return self._parsed is None or self._parsed.can_fetch(url, self._agent)
+
+    @property
+    def crawl_delay(self) -> float:
+        """Seconds between two requests that the site asks for, at most MAX_CRAWL_DELAY; 0 where it says nothing."""
+        asked = self._parsed.crawl_delay(self._agent) if self._parsed else None
+        return min(float(asked or 0), MAX_CRAWL_DELAY)
+
+
+def is_fresh(file: RobotsFile, now: float) -> bool:
+    """Whether a copy may still be used at `now`. A failed fetch is tried again with the next batch."""
+    return not (file.status == 0 or file.status >= 500) and now - file.fetched_at < MAX_AGE

@@ -1,0 +1,97 @@
+"""The scheduler: keeps a small window of leased batches in the broker, and the ledger tidy.
+
+Several may run; the one that holds PostgreSQL's advisory lock works, the others stand by.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import sqlalchemy as sa
+from gevent.event import Event
+from sqlalchemy.exc import DBAPIError
+
+from crawler import service
+from crawler.broker import Broker
+from crawler.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+PER_CONSUMER = 10
+"""Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
+LEASE_AT_ONCE = 50
+IDLE_SECONDS = 0.1
+STATUS_SECONDS = 1.0
+SAMPLE_SECONDS = 5.0
+SHOW_FINISHED_SECONDS = 60.0
+LOCK = 0x63726177  # "craw"
+
+
+class Scheduler:
+    """One scheduler; `run` returns when `stop` is set."""
+
+    def __init__(self, ledger: Ledger, broker: Broker, stop: Event) -> None:
+        self.ledger, self.broker, self.stop = ledger, broker, stop
+        self._lock: sa.Connection | None = None
+        self._passing: tuple[type[BaseException], ...] = (DBAPIError, *broker.errors)
+        self._status_due = self._sample_due = 0.0
+
+    def run(self) -> None:
+        pause = 1.0
+        while not self.stop.is_set():
+            try:
+                leased = self.step(time.time()) if self._leads() else 0
+                service.alive()
+                pause = 1.0
+                if not leased:
+                    self.stop.wait(IDLE_SECONDS)
+            except self._passing as error:
+                # Away services come back; the watchdog is for a scheduler that hangs, not for one that waits.
+                log.warning("%s; trying again in %.0f s", str(error).splitlines()[0], pause)
+                self._give_up_lead()
+                self.broker.forget()
+                service.notify("WATCHDOG=1")
+                self.stop.wait(pause)
+                pause = min(pause * 2, 15.0)
+        self._give_up_lead()
+
+    def step(self, now: float) -> int:
+        """Fill the window once and do what is due; returns how many batches were leased."""
+        # Committed first, published second: a crash between the two costs a lease's time; the other order, a double
+        # fetch.
+        batches = self.ledger.lease(min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), now)
+        for batch in batches:
+            self.broker.send(batch)
+        if now >= self._sample_due:
+            self.ledger.sample(now)
+            self._sample_due = now + SAMPLE_SECONDS
+        if now >= self._status_due:
+            began = time.monotonic()
+            self.ledger.tidy(now)
+            self.broker.publish_status(self.ledger.status(now, finished_since=now - SHOW_FINISHED_SECONDS))
+            # On a huge ledger this takes its time: at most a twentieth of ours.
+            self._status_due = now + max(STATUS_SECONDS, 20 * (time.monotonic() - began))
+        return len(batches)
+
+    def _leads(self) -> bool:
+        """Whether we hold the lock, taking it if it is free."""
+        if self.ledger.engine.dialect.name != "postgresql":
+            return True
+        if self._lock is not None:
+            self._lock.execute(sa.text("SELECT 1"))  # raises if the connection, and the lock with it, is gone
+            return True
+        connection = self.ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if connection.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK))).scalar_one():
+            log.info("leading")
+            self._lock = connection
+            return True
+        connection.close()
+        self.stop.wait(1.0)
+        return False
+
+    def _give_up_lead(self) -> None:
+        if self._lock is not None:
+            self._lock.invalidate()  # closes the session for good: that is what frees the lock
+            self._lock.close()
+            self._lock = None

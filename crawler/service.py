@@ -1,0 +1,96 @@
+"""How a process lives under systemd: it says when it is ready, that it still works, and stops when told.
+
+A Celery worker can be connected and yet no longer consume (celery#9191, #9512 and many more). So each worker sends
+itself a task, the pulse, through the broker, its own consumer and its own pool, and only the pulse's execution feeds
+systemd's watchdog. The first pulse is also what makes the unit ready: `systemctl start` returns when work really flows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import celeryd_after_setup, worker_shutting_down
+from gevent.event import Event
+from kombu import Exchange, Queue
+
+log = logging.getLogger(__name__)
+
+PULSE_SECONDS = 15.0
+STOP = Event()
+"""Set when this process was told to stop: batches under way finish the URL in hand and return the rest."""
+
+_pulse_queue: Queue | None = None
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it started us. Source: sd_notify(3)."""
+    if address := os.environ.get("NOTIFY_SOCKET"):
+        if address.startswith("@"):
+            address = "\0" + address[1:]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            try:
+                channel.sendto(state.encode(), address)
+            except OSError as error:
+                log.warning("systemd cannot be told %r: %s", state, error)
+
+
+def alive() -> None:
+    """The work flows. READY=1 counts the first time only."""
+    notify("READY=1\nWATCHDOG=1")
+
+
+@celeryd_after_setup.connect
+def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
+    global _pulse_queue
+    name = f"pulse.{sender}"
+    # Durable, since RabbitMQ 4.3 refuses transient queues; x-expires removes it ten minutes after its worker is gone.
+    # Not exclusive: a restarted worker must not be locked out by its own dead connection.
+    _pulse_queue = Queue(
+        name, Exchange("", type="direct"), routing_key=name, durable=True, queue_arguments={"x-expires": 600_000}
+    )
+    instance.app.amqp.queues.select_add(_pulse_queue)
+
+
+@worker_shutting_down.connect
+def _stop(**_: Any) -> None:
+    STOP.set()
+
+
+class Pulse(bootsteps.StartStopStep):
+    """Sends the pulse while the consumer is connected. While it is not, the watchdog is fed directly: waiting for a
+    broker is what a worker should do then."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self.connected = False
+        self.beat = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def start(self, parent: Any) -> None:
+        self.connected = True
+        self.beat.set()
+        if self.thread is None:
+            self.thread = threading.Thread(target=self._run, args=(parent.app,), daemon=True, name="pulse")
+            self.thread.start()
+
+    def stop(self, _: Any) -> None:
+        self.connected = False
+
+    def _run(self, app: Any) -> None:
+        while not STOP.is_set():
+            self.beat.wait(PULSE_SECONDS)
+            self.beat.clear()
+            if not self.connected:
+                notify("WATCHDOG=1")
+                continue
+            try:
+                app.send_task("pulse", queue=_pulse_queue)
+            except Exception as error:  # whatever it is, the missing pulse will tell
+                log.warning("pulse not sent: %s", error)

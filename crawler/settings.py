@@ -1,0 +1,90 @@
+"""Where this process is told who it is and where its services are.
+
+On a host systemd gives the plain settings in the environment (``/etc/crawler/crawler.env``) and the secrets as files
+in ``$CREDENTIALS_DIRECTORY``; on the control node the playbooks leave the broker's address in ``.fleet/<fleet>/``.
+An environment variable ``CRAWLER_<NAME>`` wins over both, for tests and by-hand runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+from crawler import __version__
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class SettingMissingError(RuntimeError):
+    """A setting nobody gave; the message says who should have."""
+
+
+def _secret(name: str) -> str | None:
+    """The setting `name`: from ``CRAWLER_<NAME>``, ``CRAWLER_<NAME>_FILE`` or systemd's credentials, in this order."""
+    if value := os.environ.get(f"CRAWLER_{name.upper()}"):
+        return value
+    places = [os.environ.get(f"CRAWLER_{name.upper()}_FILE")]
+    if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
+        places.append(f"{credentials}/{name}")
+    for place in places:
+        if place and Path(place).is_file():
+            return Path(place).read_text().strip()
+    return None
+
+
+def broker_url(fleet: str | None = None) -> str:
+    """AMQP address of the broker, password included.
+
+    On the control node `fleet` picks one of several; without it the fleet deployed last is meant.
+    """
+    if not fleet and (url := _secret("broker_url")):
+        return url
+    left_by_deploy = PROJECT / ".fleet" / (fleet or "current") / "broker_url"
+    if left_by_deploy.is_file():
+        return left_by_deploy.read_text().strip()
+    raise SettingMissingError(
+        f"No broker known{f' for the fleet {fleet!r}' if fleet else ''}. Run `ansible-playbook deploy.yml` first: it "
+        "leaves the connection in .fleet/. Or set CRAWLER_BROKER_URL=amqp://user:password@host:5672/vhost, or crawl "
+        "without any server: --local."
+    )
+
+
+def database_url() -> str:
+    """SQLAlchemy address of the ledger, password included."""
+    if url := _secret("database_url"):
+        return url
+    raise SettingMissingError(
+        "No database known. On the frontier host run this as `sudo crawler …`; elsewhere set "
+        "CRAWLER_DATABASE_URL=postgresql+psycopg://user:password@host/database."
+    )
+
+
+def without_password(url: str) -> str:
+    """`url` as it may be shown to a person or a log."""
+    return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def contact() -> str:
+    """Where a site's owner can write to: part of the User-Agent."""
+    return os.environ.get("CRAWLER_CONTACT", "no contact given")
+
+
+def user_agent() -> str:
+    """The name we give at every door: product, version and the operator's contact (RFC 9110, section 10.1.5)."""
+    return f"{PRODUCT}/{__version__} (+{contact()})"
+
+
+def host_name() -> str:
+    """This machine's name as the inventory spells it."""
+    return os.environ.get("CRAWLER_HOST") or socket.gethostname()
+
+
+def release() -> str:
+    """Content hash of the code this process runs, as the release role named it."""
+    return os.environ.get("CRAWLER_RELEASE", "checkout")
+
+
+PRODUCT = "CrawlerFleet"
+"""The product token that robots.txt groups are matched against (RFC 9309, section 2.2.1)."""

@@ -1,0 +1,80 @@
+"""URLs after the WHATWG standard (ada-url): one spelling per address, and the host that politeness is kept for."""
+
+from __future__ import annotations
+
+import re
+import string
+from functools import lru_cache
+
+import ada_url
+
+MAX_LENGTH = 2000
+"""Longest URL taken, in characters. Longer ones are traps far more often than pages, and PostgreSQL's B-tree keys end
+at 2,700 bytes."""
+
+
+class InvalidURLError(ValueError):
+    """Not an address this crawler can fetch; the message says why."""
+
+
+def normalise(url: str, base: str | None = None) -> str:
+    """The one spelling of `url` (relative to `base`, if given) under which the ledger knows it.
+
+    WHATWG parsing gives lower-case scheme and host, punycode, no default port and no dot segments; percent-encoding
+    is made uniform after RFC 3986, section 6.2.2; the fragment is dropped, since it never reaches the server.
+
+    Raises InvalidURLError for anything that is not http(s) with a host, or is longer than MAX_LENGTH.
+    Source: https://url.spec.whatwg.org/
+    """
+    try:
+        absolute = ada_url.join_url(base, url) if base else ada_url.normalize_url(url.strip())
+    except ValueError:
+        raise InvalidURLError("not a URL") from None
+    absolute, _, _ = absolute.partition("#")
+    if not absolute.startswith(("http://", "https://")):
+        raise InvalidURLError(f"scheme {absolute.partition(':')[0]!r} is not http or https")
+    if "%" in absolute:
+        absolute = _ESCAPE.sub(_uniform, absolute)
+    if len(absolute) > MAX_LENGTH:
+        raise InvalidURLError(f"longer than {MAX_LENGTH} characters")
+    if "@" in absolute.split("/", 3)[2]:
+        raise InvalidURLError("carries a user name or password")
+    return absolute
+
+
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
+
+
+def _uniform(escape: re.Match[str]) -> str:
+    character = chr(int(escape[1], 16))
+    return character if character in _UNRESERVED else escape[0].upper()
+
+
+def host_of(url: str) -> str:
+    """The host (with its port, unless default) of a normalised URL: the unit of politeness."""
+    return url.split("/", 3)[2]
+
+
+def origin_of(url: str) -> str:
+    """Scheme and host of a normalised URL: what one robots.txt speaks for (RFC 9309, section 2.3)."""
+    return "/".join(url.split("/", 3)[:3])
+
+
+def path_of(url: str) -> str:
+    """Path and query of a normalised URL, as sent in a request line."""
+    return "/" + url.split("/", 3)[3]
+
+
+@lru_cache(maxsize=65536)
+def domain_of(host: str) -> str:
+    """The registrable domain `host` belongs to, by the Public Suffix List; the host itself where there is none."""
+    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    return _public_suffixes().privatesuffix(name) or name
+
+
+@lru_cache(maxsize=1)
+def _public_suffixes():  # type: ignore[no-untyped-def]  # the library has no types
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList()
