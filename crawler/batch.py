@@ -126,7 +126,10 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
     try:
         response = visit.request(target.url, max_body=job.max_body, wanted=job.content_types)
     except fetch.FetchError as error:
-        visit.report.retries.append(Retry(url=target.url, reason=error.reason))
+        if error.final:
+            _finish(visit, target, "failed", error.reason)
+        else:
+            visit.report.retries.append(Retry(url=target.url, reason=error.reason))
         if error.host_down:
             visit.report.back_off = BackOff(reason=error.reason)
         return True

@@ -26,12 +26,14 @@ CHUNK = 64 * 1024
 
 
 class FetchError(Exception):
-    """No usable answer came. `reason` is for people; `host_down` tells that the host itself did not answer."""
+    """No usable answer came. `reason` is for people; `host_down`: the host itself did not answer; `final`: another try
+    would end the same."""
 
-    def __init__(self, reason: str, host_down: bool = False) -> None:
+    def __init__(self, reason: str, *, host_down: bool = False, final: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.host_down = host_down
+        self.final = final
 
 
 @dataclass
@@ -156,7 +158,7 @@ class Client:
                     if len(body) > max_body:
                         if truncate:
                             break
-                        raise FetchError(f"body larger than {max_body} bytes")
+                        raise FetchError(f"body larger than {max_body} bytes", final=True)
                     if time.monotonic() - clock > deadline:
                         raise FetchError(f"took longer than {deadline:g} s")
             except (FetchError, HTTPError, DecodeError, OSError):
@@ -190,7 +192,7 @@ def _innermost(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    text = str(error)
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
     for noise in (": ", "> "):  # "<urllib3.connection.HTTPConnection object at 0x…>: Failed to establish …"
         if text.startswith("<") and noise in text:
             text = text.partition(noise)[2]

@@ -222,7 +222,7 @@ class Ledger:
                 where=sa.or_(jobs.c.spec != spec, jobs.c.state == "done"),
             )
         )
-        return tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == job.name)).scalar_one()
+        return int(tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == job.name)).scalar_one())
 
     def _insert_links(
         self, tx: Connection, job_id: int, links: Iterable[Link], moves: dict[Rank, Counter[str]], now: float

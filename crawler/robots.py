@@ -26,7 +26,7 @@ class Rules:
     def __init__(self, file: RobotsFile, agent: str) -> None:
         self._agent = agent
         self.unreachable = file.status == 0 or file.status >= 500
-        self._parsed = Protego.parse(file.body) if 200 <= file.status < 300 else None
+        self._parsed = Protego.parse(file.body.removeprefix("\ufeff")) if 200 <= file.status < 300 else None
 
     def allows(self, url: str) -> bool:
         if self.unreachable:

@@ -68,8 +68,13 @@ def path_of(url: str) -> str:
 
 @lru_cache(maxsize=65536)
 def domain_of(host: str) -> str:
-    """The registrable domain `host` belongs to, by the Public Suffix List; the host itself where there is none."""
-    name = host.rpartition(":")[0] if ":" in host and not host.endswith("]") else host
+    """The registrable domain `host` belongs to, by the Public Suffix List; the host itself where there is none, as for
+    an IP address."""
+    if host.startswith("["):
+        return host
+    name = host.partition(":")[0]
+    if name.rpartition(".")[2].isdigit():
+        return name
     return _public_suffixes().privatesuffix(name) or name
 
 

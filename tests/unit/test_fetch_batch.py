@@ -1,0 +1,248 @@
+"""A batch against a real HTTP server: politeness, and one readable outcome for everything a server may do."""
+
+from __future__ import annotations
+
+import email.utils
+import gzip
+import itertools
+import threading
+import time
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+from website import HTML, Answer, Site
+
+from crawler import settings
+from crawler.batch import fetch_batch
+from crawler.fetch import Client
+from crawler.job import Job
+from crawler.messages import Batch, Report, RobotsFile, Target
+
+
+def crawl(
+    site: Site,
+    *paths: str,
+    redelivered: bool = False,
+    stop: Any = None,
+    known: dict[str, RobotsFile] | None = None,
+    **job: Any,
+) -> Report:
+    batch = Batch(
+        lease="lease",
+        job=Job(**{"name": "test", "delay": 0, **job}),
+        host=site.host,
+        targets=[Target(url=site.url + path, depth=0) for path in paths],
+        expires_at=time.time() + 60,
+        robots=known or {},
+    )
+    with Client("CrawlerFleet/test (+mailto:owner@example.org)") as client:
+        return fetch_batch(batch, client, stop or threading.Event(), worker="test", redelivered=redelivered)
+
+
+def outcome(site: Site, path: str, **job: Any) -> tuple[str, str | None]:
+    """(state or 'retry', reason) of one URL."""
+    report = crawl(site, path, **job)
+    assert len(report.pages) + len(report.retries) + len(report.unfetched) == 1
+    if report.retries:
+        return "retry", report.retries[0].reason
+    return (report.pages[0].state, report.pages[0].reason) if report.pages else ("unfetched", None)
+
+
+def test_a_page_and_what_it_says(site: Site) -> None:
+    site.pages["/"] = Answer('<title>Front</title><a href="/a">a</a><a href="http://other.test/">o</a>')
+    report = crawl(site, "/")
+    (page,) = report.pages
+    assert (page.state, page.status, page.title, page.content_type) == ("done", 200, "Front", "text/html")
+    assert page.bytes == len(site.pages["/"].body)  # type: ignore[union-attr, arg-type]
+    assert [(link.url, link.depth, link.excluded) for link in report.links] == [
+        (f"{site.url}/a", 1, None),
+        ("http://other.test/", 1, "scope: other host"),
+    ]
+    assert site.requests[-1].headers["User-Agent"] == "CrawlerFleet/test (+mailto:owner@example.org)"
+
+
+def test_delay_is_kept_between_all_requests_robots_included(site: Site) -> None:
+    site.tree(4)
+    report = crawl(site, "/", "/1", "/2", "/3", delay=0.2)
+    assert len(report.pages) == 4
+    assert site.paths[0] == "/robots.txt"
+    times = [request.at for request in site.requests]
+    assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.2
+    assert report.delay == 0.2
+
+
+def test_crawl_delay_wins_if_longer(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer("User-agent: *\nCrawl-delay: 0.3", headers={"Content-Type": "text/plain"})
+    site.tree(2)
+    report = crawl(site, "/", "/1", delay=0.1)
+    assert site.requests[2].at - site.requests[1].at >= 0.3
+    assert report.delay == 0.3
+
+
+def test_a_redelivered_batch_waits_first(site: Site) -> None:
+    began = time.time()
+    crawl(site, "/", delay=0.3, redelivered=True)
+    assert site.requests[0].at - began >= 0.3
+
+
+def test_robots_txt_is_obeyed_and_kept(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer("User-agent: *\nDisallow: /private")
+    site.pages["/private/x"] = Answer("secret")
+    report = crawl(site, "/private/x")
+    assert (report.pages[0].state, report.pages[0].reason) == ("excluded", "robots.txt")
+    assert site.paths == ["/robots.txt"]
+    assert report.robots[site.url].status == 200
+    assert outcome(site, "/private/x", robots=False) == ("done", None)
+
+
+def test_a_known_robots_txt_is_not_fetched_again(site: Site) -> None:
+    site.tree(1)
+    report = crawl(site, "/", known={site.url: RobotsFile(fetched_at=time.time(), status=404)})
+    assert len(report.pages) == 1
+    assert site.paths == ["/"]
+
+
+def test_robots_txt_that_fails_rests_the_host(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer(status=500)
+    report = crawl(site, "/", "/1")
+    assert report.unfetched == [f"{site.url}/", f"{site.url}/1"]
+    assert report.back_off is not None
+    assert report.back_off.reason == "robots.txt unreachable"
+
+
+def test_robots_txt_redirects_are_followed(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer(status=301, headers={"Location": "/elsewhere"})
+    site.pages["/elsewhere"] = Answer("User-agent: *\nDisallow: /")
+    assert outcome(site, "/x") == ("excluded", "robots.txt")
+
+
+def test_a_huge_robots_txt_is_read_in_part(site: Site) -> None:
+    """RFC 9309, section 2.5."""
+    site.pages["/robots.txt"] = Answer("User-agent: *\nDisallow: /x\n" + "# filler\n" * 100_000)
+    assert outcome(site, "/x") == ("excluded", "robots.txt")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_host_that_asks_for_rest_gets_it(site: Site, status: int) -> None:
+    site.pages["/"] = Answer(status=status, headers={"Retry-After": "120"})
+    report = crawl(site, "/", "/1")
+    assert [retry.reason for retry in report.retries] == [f"HTTP {status}"]
+    assert report.unfetched == [f"{site.url}/1"]
+    assert report.back_off is not None
+    assert report.back_off.seconds == 120
+
+
+def test_retry_after_as_a_date(site: Site) -> None:
+    site.pages["/"] = Answer(status=503, headers={"Retry-After": email.utils.formatdate(time.time() + 60, usegmt=True)})
+    back_off = crawl(site, "/").back_off
+    assert back_off is not None
+    assert 55 < (back_off.seconds or 0) <= 60
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Answer("x", 404), ("failed", "HTTP 404")),
+        (Answer("x", 410), ("failed", "HTTP 410")),
+        (Answer("x", 599), ("retry", "HTTP 599")),
+        (Answer("x", 299), ("done", None)),
+        (Answer("", 204), ("done", None)),
+        (Answer("x", 200, {"Content-Type": "application/pdf"}), ("excluded", "content type application/pdf")),
+        (Answer("x", 200, {}), ("excluded", "content type not given")),
+        (Answer("x", 302, {"Location": "/b"}), ("excluded", "redirect to {url}/b")),
+        (Answer("x", 302, {"Location": "/x"}), ("failed", "redirect to itself")),
+        (Answer("x", 302, {"Location": "mailto:x@y"}), ("failed", "redirect to an address that is not crawlable")),
+        (Answer("x", 304), ("failed", "HTTP 304")),
+        (Answer("x" * 5000, 200), ("failed", "body larger than 4096 bytes")),
+        (
+            Answer(gzip.compress(b"x" * 5_000_000), 200, {**HTML, "Content-Encoding": "gzip"}),
+            ("failed", "body larger than 4096 bytes"),
+        ),
+        (Answer("not gzip", 200, {**HTML, "Content-Encoding": "gzip"}), ("retry", "Received response with content")),
+    ],
+)
+def test_answers(site: Site, answer: Answer, expected: tuple[str, str | None]) -> None:
+    site.pages["/x"] = answer
+    state, reason = outcome(site, "/x", max_body=4096)
+    assert state == expected[0]
+    assert (reason or "").startswith((expected[1] or "").format(url=site.url))
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 5\r\n\r\nab")
+
+
+def nonsense(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"\0\1\2 hello\r\n\r\n")
+
+
+def silence(_: BaseHTTPRequestHandler) -> None:
+    return
+
+
+def endless_header(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n")
+
+
+def http_1_0(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n<title>old</title>")
+
+
+@pytest.mark.parametrize(
+    ("write", "state"),
+    [(drip, "retry"), (nonsense, "retry"), (silence, "retry"), (endless_header, "retry"), (http_1_0, "done")],
+)
+def test_broken_servers_never_raise(site: Site, write: Any, state: str) -> None:
+    site.raw["/x"] = write
+    assert outcome(site, "/x")[0] == state
+
+
+def test_nobody_there() -> None:
+    gone = Site()
+    gone.close()
+    report = crawl(gone, "/", robots=False)
+    assert "refused" in report.retries[0].reason
+    assert report.back_off is not None
+
+
+def test_told_to_stop_it_returns_the_rest(site: Site) -> None:
+    site.tree(10)
+    stop = threading.Event()
+
+    def second(_: int) -> Answer:
+        stop.set()
+        return Answer("<title>last</title>")
+
+    site.pages["/1"] = second
+    report = crawl(site, "/", "/1", "/2", "/3", stop=stop)
+    assert [page.url for page in report.pages] == [f"{site.url}/", f"{site.url}/1"]
+    assert report.unfetched == [f"{site.url}/2", f"{site.url}/3"]
+
+
+def test_a_redirect_chain_has_an_end(site: Site) -> None:
+    site.pages["/x"] = Answer("", 302, {"Location": "/y"})
+    batch = Batch(
+        lease="l",
+        job=Job(name="t", delay=0),
+        host=site.host,
+        targets=[Target(url=f"{site.url}/x", depth=0, hops=10)],
+        expires_at=time.time() + 60,
+    )
+    with Client("x") as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t")
+    assert report.pages[0].reason == "more than 10 redirects in a row"
+
+
+def test_an_expired_lease_is_not_fetched(site: Site) -> None:
+    batch = Batch(
+        lease="l",
+        job=Job(name="t", delay=0),
+        host=site.host,
+        targets=[Target(url=f"{site.url}/x", depth=0)],
+        expires_at=time.time() - 1,
+    )
+    with Client(settings.user_agent()) as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t")
+    assert report.unfetched
+    assert not site.requests

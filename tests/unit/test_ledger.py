@@ -1,0 +1,226 @@
+"""The ledger's promises, on SQLite; tests/integration repeats the ones that depend on the database with PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crawler import ledger as ledger_module
+from crawler.job import Job
+from crawler.ledger import Ledger
+from crawler.messages import Admission, BackOff, Batch, Link, Page, Report, Retry
+
+SITE = "http://a.test"
+
+
+def admission(*paths: str, chunk: int = 0, last: bool = True, seeding: str = "s", **job: Any) -> Admission:
+    return Admission(
+        job=Job(**{"name": "j", "delay": 1, **job}),
+        seeding=seeding,
+        chunk=chunk,
+        chunks=chunk + 1 if last else None,
+        urls=[SITE + path for path in paths],
+    )
+
+
+def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Report:
+    """Everything in `batch` was fetched, unless `fields` say otherwise."""
+    pages = [Page(url=target.url, state="done", fetched_at=1, status=200) for target in batch.targets]
+    return Report(
+        **{
+            "lease": batch.lease,
+            "job": batch.job.name,
+            "host": batch.host,
+            "worker": "w",
+            "release": "r",
+            "delay": batch.job.delay,
+            "pages": pages,
+            "links": [Link(url=SITE + path, depth=1) for path in links],
+            **fields,
+        }
+    )
+
+
+def counts(ledger: Ledger, now: float = 0) -> dict[str, int]:
+    (job,) = ledger.status(now)
+    assert job["counts"] == ledger.count_again("j")
+    return {state: count for state, count in job["counts"].items() if count and state != "discovered"}
+
+
+def test_a_url_is_admitted_once(ledger: Ledger) -> None:
+    assert ledger.admit(admission("/a", "/b", "/a"), now=0) == 2
+    assert ledger.admit(admission("/a", "/b", "/a"), now=0) == 0  # the same piece, redelivered
+    assert ledger.admit(admission("/b", "/c", seeding="other"), now=0) == 1
+    assert counts(ledger) == {"queued": 3}
+
+
+def test_a_host_has_one_batch_at_a_time_and_rests_after_it(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", "/b"), now=0)
+    (batch,) = ledger.lease(10, now=0)
+    assert [target.url for target in batch.targets] == [SITE + "/a", SITE + "/b"]
+    ledger.admit(admission("/c", seeding="2"), now=0)
+    assert ledger.lease(10, now=1) == []
+    ledger.record(report(batch, delay=7), now=10)
+    assert ledger.lease(10, now=16.9) == []
+    assert len(ledger.lease(10, now=17.1)) == 1
+
+
+def test_two_jobs_share_a_host_politely(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    ledger.admit(admission("/b", name="k"), now=0)
+    (batch,) = ledger.lease(10, now=0)
+    assert ledger.lease(10, now=1.5) == []
+    ledger.record(report(batch, delay=5), now=2)
+    assert ledger.lease(10, now=6.9) == []
+    (other,) = ledger.lease(10, now=7.1)
+    assert {batch.job.name, other.job.name} == {"j", "k"}
+
+
+def test_connections_allow_more(ledger: Ledger) -> None:
+    ledger.admit(admission(*(f"/{n}" for n in range(120)), connections=2, delay=0), now=0)
+    first = ledger.lease(1, now=0) + ledger.lease(1, now=0.1) + ledger.lease(1, now=0.2)
+    assert len(first) == 2
+    assert not {t.url for t in first[0].targets} & {t.url for t in first[1].targets}
+
+
+def test_recording_twice_changes_nothing(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    result = report(batch, links=("/a", "/b", "/c"))
+    assert ledger.record(result, now=1) == 1
+    before = counts(ledger)
+    assert ledger.record(result, now=2) == 0
+    assert counts(ledger) == before == {"done": 1, "queued": 2}
+
+
+def test_what_was_not_fetched_is_queued_again(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", "/b"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    ledger.record(report(batch, pages=[], unfetched=[SITE + "/a", SITE + "/b"]), now=1)
+    assert counts(ledger) == {"queued": 2}
+
+
+def test_retries_end(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", max_attempts=2), now=0)
+    for now in (0, 100):
+        (batch,) = ledger.lease(1, now=now)
+        ledger.record(report(batch, pages=[], retries=[Retry(url=SITE + "/a", reason="HTTP 500")]), now=now + 1)
+    assert counts(ledger) == {"failed": 1}
+    (page,) = ledger.pages("j")
+    assert (page["reason"], page["attempts"]) == ("HTTP 500", 2)
+
+
+def test_an_expired_lease_is_queued_again_and_its_late_report_still_counts(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    ledger.tidy(now=ledger_module.LEASE_SECONDS + 1)
+    assert counts(ledger) == {"queued": 1}
+    assert ledger.record(report(batch), now=ledger_module.LEASE_SECONDS + 2) == 1
+    assert counts(ledger) == {"done": 1}
+
+
+def test_a_late_report_does_not_disturb_the_new_lease(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    (old,) = ledger.lease(1, now=0)
+    later = ledger_module.LEASE_SECONDS + 1
+    ledger.tidy(now=later)
+    (new,) = ledger.lease(1, now=later)
+    ledger.record(report(old, pages=[], unfetched=[SITE + "/a"]), now=later + 1)
+    assert counts(ledger) == {"leased": 1}
+    ledger.record(report(new), now=later + 2)
+    assert counts(ledger) == {"done": 1}
+
+
+def test_back_off_grows_and_a_dead_host_is_given_up(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    now, rests = 0.0, []
+    while batches := ledger.lease(1, now=now):
+        failed = report(batches[0], pages=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="refused"))
+        ledger.record(failed, now=now)
+        ledger.tidy(now)
+        rests.append(ledger_module.BACK_OFF_FIRST * 2 ** len(rests))
+        if len(rests) < ledger_module.MAX_HOST_FAILURES:
+            assert ledger.lease(1, now=now + rests[-1] - 0.1) == []
+        now += rests[-1] * 1.6
+    assert len(rests) == ledger_module.MAX_HOST_FAILURES
+    assert counts(ledger) == {"failed": 1}
+    assert next(ledger.pages("j"))["reason"] == "host given up: refused"
+
+
+def test_retry_after_is_kept(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", "/b"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    rest = report(batch, pages=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="HTTP 429", seconds=100))
+    ledger.record(rest, now=0)
+    assert ledger.lease(1, now=99) == []
+    assert ledger.lease(1, now=101)
+
+
+def test_max_pages_is_exact(ledger: Ledger) -> None:
+    ledger.admit(admission("/0", max_pages=70, delay=0), now=0)
+    now = 0.0
+    while ledger.status(now)[0]["state"] == "running":
+        now += 1
+        for batch in ledger.lease(10, now):
+            links = tuple(f"/{int(t.url.rpartition('/')[2]) * 3 + n}" for t in batch.targets for n in (1, 2, 3))
+            ledger.record(report(batch, links=links), now)
+        ledger.tidy(now)
+    assert counts(ledger)["done"] == 70
+    assert set(counts(ledger)) == {"done", "excluded"}
+
+
+def test_a_job_is_done_when_all_pieces_arrived_and_nothing_is_open(ledger: Ledger) -> None:
+    ledger.admit(admission("/b", chunk=1), now=0)  # the last piece overtook the first
+    (batch,) = ledger.lease(1, now=0)
+    ledger.record(report(batch), now=1)
+    ledger.tidy(1)
+    assert ledger.status(1)[0]["state"] == "running"
+    ledger.admit(admission("/a", chunk=0, last=False), now=2)
+    (batch,) = ledger.lease(1, now=10)
+    ledger.record(report(batch), now=11)
+    ledger.tidy(11)
+    assert ledger.status(11)[0]["state"] == "done"
+    ledger.admit(admission("/c", seeding="later"), now=12)
+    assert ledger.status(12)[0]["state"] == "running"
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from(["admit", "lease", "record", "repeat", "lose", "return", "tidy"]), max_size=25), st.data()
+)
+def test_conservation_whatever_happens_in_whatever_order(events: list[str], data: st.DataObject) -> None:
+    """Every discovered URL is in exactly one state, and the kept counts are the true ones, after any event."""
+    ledger = Ledger.open("sqlite://")
+    ledger.create()
+    ledger.admit(admission("/0", delay=0), now=0)
+    now, away, seen = 0.0, [], []
+    for number, event in enumerate(events):
+        now += data.draw(st.sampled_from([0.0, 1.0, ledger_module.LEASE_SECONDS + 1]))
+        links = tuple(f"/{data.draw(st.integers(0, 9))}" for _ in range(3))
+        if event == "admit":
+            ledger.admit(admission(*links, seeding=str(number), delay=0), now)
+        elif event == "lease":
+            away += ledger.lease(3, now)
+        elif event == "tidy":
+            ledger.tidy(now)
+        elif event == "repeat" and seen:
+            ledger.record(data.draw(st.sampled_from(seen)), now)
+        elif away and event != "repeat":
+            batch = away.pop(data.draw(st.integers(0, len(away) - 1)))
+            urls = [target.url for target in batch.targets]
+            result = report(batch, links=links)
+            if event == "return":
+                result = report(batch, pages=[], unfetched=urls[1:], retries=[Retry(url=urls[0], reason="x")])
+            if event != "lose":
+                seen.append(result)
+                ledger.record(result, now)
+        counts(ledger, now)
+
+
+def test_back_off_is_capped_and_jittered() -> None:
+    assert ledger_module.back_off(1, jitter=lambda: 0) == ledger_module.BACK_OFF_FIRST
+    assert ledger_module.back_off(3, jitter=lambda: 1) == ledger_module.BACK_OFF_FIRST * 4 * 1.5
+    assert ledger_module.back_off(50, jitter=lambda: 0) == pytest.approx(ledger_module.BACK_OFF_MAX)

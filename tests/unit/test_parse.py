@@ -1,0 +1,71 @@
+"""Encodings (https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding) and links."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler import parse, urls
+
+PAGE = "http://example.org/dir/page"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        ("é".encode(), "text/html", "é"),
+        ("é".encode("latin-1"), "text/html", "é"),  # no declaration, no UTF-8: windows-1252
+        ("é".encode("latin-1"), "text/html; charset=ISO-8859-1", "é"),
+        ("“x”".encode("cp1252"), "text/html; charset=iso-8859-1", "“x”"),  # the label means windows-1252
+        ("ж".encode("koi8-r"), 'text/html; charset="koi8-r"', "ж"),
+        (b"\xef\xbb\xbf" + "é".encode(), "text/html; charset=iso-8859-1", "é"),  # the mark beats the header
+        ("é".encode("utf-16"), "text/html", "é"),
+        (b"<meta charset=shift_jis>" + "日".encode("shift_jis"), "text/html", "<meta charset=shift_jis>日"),
+        (
+            b'<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">' + "ж".encode("cp1251"),
+            "text/html",
+            '<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">ж',
+        ),
+        (b"<meta charset=utf-16>x", "text/html", "<meta charset=utf-16>x"),  # cannot be true
+        ("é".encode(), "text/html; charset=nonsense", "é"),
+        ("é".encode(), "text/html; charset=hex", "é"),  # a Python codec, not a character encoding
+        ("中".encode("gb18030"), "text/html; charset=gb2312", "中"),
+    ],
+)
+def test_encodings(body: bytes, content_type: str, text: str) -> None:
+    assert parse.decode(body, content_type) == text
+
+
+@pytest.mark.parametrize(
+    ("html", "links"),
+    [
+        ('<a href="x">1</a><a href="/y?z#w">2</a>', ["http://example.org/dir/x", "http://example.org/y?z"]),
+        ('<a href="x#1">1</a><a href="x#2">2</a><a href="./x">3</a>', ["http://example.org/dir/x"]),
+        ('<base href="/other/"><a href="x">1</a>', ["http://example.org/other/x"]),
+        ('<base href="::"><a href="x">1</a>', ["http://example.org/dir/x"]),
+        ('<map><area href="x"></map>', ["http://example.org/dir/x"]),
+        ('<a href="x" rel="nofollow">1</a><a rel="external ugc NoFollow" href="y">2</a>', []),
+        ('<meta name="ROBOTS" content="noindex, NOFOLLOW"><a href="x">1</a>', []),
+        ('<meta name="robots" content="none"><a href="x">1</a>', []),
+        ('<meta name="otherbot" content="nofollow"><a href="x">1</a>', ["http://example.org/dir/x"]),
+        ('<a href="#top">1</a><a href="">2</a><a>3</a><a href="mailto:x@y">4</a><a href="JavaScript:x()">5</a>', []),
+        ('<script>"<a href=x>"</script><!-- <a href=y> --><a href="z">1</a>', ["http://example.org/dir/z"]),
+        ("<a href=x><table><a href=y></a", ["http://example.org/dir/x", "http://example.org/dir/y"]),
+        ('<a href="  x\n">1</a>', ["http://example.org/dir/x"]),
+    ],
+)
+def test_links(html: str, links: list[str]) -> None:
+    assert parse.parse(html, PAGE, "CrawlerFleet").links == links
+
+
+def test_title() -> None:
+    assert parse.parse("<title> A\n  page &amp; more </title>", PAGE, "x").title == "A page & more"
+    assert parse.parse("<title></title>", PAGE, "x").title is None
+
+
+@given(st.binary(max_size=500), st.sampled_from(["text/html", "text/html; charset=utf-16", "text/html;charset=utf-7"]))
+def test_no_garbage_breaks_it(body: bytes, content_type: str) -> None:
+    document = parse.parse(parse.decode(body, content_type), PAGE, "x")
+    for link in document.links:
+        assert urls.normalise(link) == link

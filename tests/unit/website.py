@@ -1,0 +1,81 @@
+"""A small web site on loopback that answers as a test tells it to, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+
+
+@dataclass
+class Answer:
+    body: str | bytes = ""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=lambda: dict(HTML))
+
+
+@dataclass
+class Request:
+    at: float
+    path: str
+    headers: Any
+
+
+class Site:
+    """Pages by path. What has no page is 404; a page may be a function of the request's number for that path (from 1).
+    A page may also be a function that is given the raw handler and writes what it likes."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Answer | Callable[[int], Answer]] = {}
+        self.raw: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
+        self.requests: list[Request] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                site.requests.append(Request(time.time(), self.path, self.headers))
+                if self.path in site.raw:
+                    site.raw[self.path](self)
+                    self.close_connection = True
+                    return
+                page = site.pages.get(self.path, Answer("no such page", 404))
+                if callable(page):
+                    page = page(site.paths.count(self.path))
+                body = page.body.encode() if isinstance(page.body, str) else page.body
+                self.send_response(page.status)
+                for name, value in page.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{self.host}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def paths(self) -> list[str]:
+        """What was asked for, in order."""
+        return [request.path for request in self.requests]
+
+    def tree(self, pages: int) -> None:
+        """A binary tree of pages: / links to /1 and /2, /1 to /3 and /4, and so on, each also back to /."""
+        for number in range(pages):
+            children = [child for child in (2 * number + 1, 2 * number + 2) if child < pages]
+            links = "".join(f'<a href="/{child}">{child}</a>' for child in children)
+            self.pages[f"/{number or ''}"] = Answer(f"<title>Page {number}</title><a href='/'>home</a>{links}")
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
