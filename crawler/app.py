@@ -44,7 +44,12 @@ app.conf.update(
     task_queues=[_queue(FRONTIER), _queue(FETCH)],
     task_create_missing_queues=False,
     task_default_queue=FRONTIER,
-    task_routes={"fetch": {"queue": FETCH}, "admit": {"queue": FRONTIER}, "record": {"queue": FRONTIER}},
+    # By exchange: given only a queue, Celery would publish through the default exchange, which reaches every queue.
+    task_routes={
+        "fetch": {"exchange": FETCH, "routing_key": FETCH},
+        "admit": {"exchange": FRONTIER, "routing_key": FRONTIER},
+        "record": {"exchange": FRONTIER, "routing_key": FRONTIER},
+    },
     # Acknowledged when the work is done, not when it begins; a worker that dies gives it back.
     task_acks_late=True,
     task_reject_on_worker_lost=True,

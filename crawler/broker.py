@@ -19,9 +19,9 @@ class Broker:
     """Sends batches and snapshots; asks how much of the window is taken. Reconnects by itself with its next use."""
 
     def __init__(self) -> None:
-        from crawler.app import FETCH, FRONTIER, app
+        from crawler.app import FETCH, app
 
-        self._app, self._fetch, self._frontier = app, FETCH, FRONTIER
+        self._app, self._fetch = app, FETCH
         self._connection: Connection = app.connection_for_write()
 
     @property
@@ -36,11 +36,11 @@ class Broker:
 
     def send(self, batch: Batch) -> None:
         """Hand a batch to the workers; returns when the broker has it."""
-        self._app.send_task("fetch", args=[batch.model_dump(exclude_defaults=True)], queue=self._fetch)
+        self._app.send_task("fetch", args=[batch.model_dump(exclude_defaults=True)])
 
     def admit(self, admission: Admission) -> None:
         """Hand a piece of a seeding to the frontier; returns when the broker has it."""
-        self._app.send_task("admit", args=[admission.model_dump(exclude_defaults=True)], queue=self._frontier)
+        self._app.send_task("admit", args=[admission.model_dump(exclude_defaults=True)])
 
     def publish_status(self, snapshot: list[dict[str, Any]]) -> None:
         """Tell all who watch how far the jobs are."""

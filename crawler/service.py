@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import celeryd_after_setup, worker_shutting_down
+from celery.signals import after_setup_logger, celeryd_after_setup, worker_shutting_down
 from gevent.event import Event
 from kombu import Exchange, Queue
 
@@ -50,10 +50,15 @@ def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
     name = f"pulse.{sender}"
     # Durable, since RabbitMQ 4.3 refuses transient queues; x-expires removes it ten minutes after its worker is gone.
     # Not exclusive: a restarted worker must not be locked out by its own dead connection.
-    _pulse_queue = Queue(
-        name, Exchange("", type="direct"), routing_key=name, durable=True, queue_arguments={"x-expires": 600_000}
-    )
-    instance.app.amqp.queues.select_add(_pulse_queue)
+    queue = Queue(name, routing_key=name, durable=True, queue_arguments={"x-expires": 600_000})
+    _pulse_queue = instance.app.amqp.queues.select_add(queue)
+    queue.exchange = Exchange("")  # Celery put its default there, which we may not bind to
+
+
+@after_setup_logger.connect
+def _log_our_own_words(**_: Any) -> None:
+    for logger in ("celery.app.trace", "celery.worker.strategy"):  # two lines a task, the pulse included
+        logging.getLogger(logger).setLevel(logging.WARNING)
 
 
 @worker_shutting_down.connect
