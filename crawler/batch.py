@@ -5,12 +5,12 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from crawler import fetch, parse, robots, settings, urls
-from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Retry, RobotsFile, Target
+from crawler import fetch, parse, robots, settings, sitemaps, urls
+from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Request, Retry, RobotsFile, Target
 
 BUDGET = 45.0
 """Seconds a batch may last, the delays included; what is left then goes back unfetched. Worst case it is exceeded by
@@ -30,8 +30,38 @@ class Stop(Protocol):
 
 class Client(Protocol):
     def get(
-        self, url: str, *, max_body: int, wanted: tuple[str, ...] = ..., truncate: bool = ...
+        self,
+        url: str,
+        *,
+        max_body: int,
+        wanted: tuple[str, ...] = ...,
+        truncate: bool = ...,
+        headers: dict[str, str] | None = ...,
     ) -> fetch.Response: ...
+
+
+class Seen:
+    """Links that the frontier is known to have: the same menu on every page of a site should not cost a row each time.
+    A link is entered once the report with it is confirmed, so forgetting one costs work and never a URL."""
+
+    SIZE = 100_000
+    """Links remembered at least; at most twice as many, some 100 bytes each."""
+
+    def __init__(self) -> None:
+        self._young: dict[tuple[str, str], int] = {}
+        self._old: dict[tuple[str, str], int] = {}
+
+    def covers(self, job: str, link: Link) -> bool:
+        """Whether the frontier has `link` already, from at least as near to a seed."""
+        key = (job, link.url)
+        depth = self._young.get(key, self._old.get(key))
+        return depth is not None and depth <= link.depth
+
+    def add(self, job: str, links: Iterable[Link]) -> None:
+        for link in links:
+            self._young[job, link.url] = link.depth
+        if len(self._young) >= self.SIZE:
+            self._young, self._old = {}, self._young
 
 
 @dataclass
@@ -63,14 +93,21 @@ class _Visit:
             return False
         return not (wait > 0 and self.stop.wait(wait))
 
-    def request(
-        self, url: str, *, max_body: int, wanted: tuple[str, ...] = (), truncate: bool = False
-    ) -> fetch.Response:
-        """Fetch, and remember when: the delay is counted from the moment the host was done with us."""
+    def request(self, url: str, **options: Any) -> fetch.Response:
+        """Fetch, and note it: the delay is counted from the moment the host was done with us."""
+        asked_at = self.now()
+        entry = Request(url=url, at=asked_at, seconds=0)
         try:
-            return self.client.get(url, max_body=max_body, wanted=wanted, truncate=truncate)
+            response = self.client.get(url, **options)
+            entry.status = response.status
+            return response
+        except fetch.FetchError as error:
+            entry.reason = error.reason
+            raise
         finally:
             self.last_request = self.now()
+            entry.seconds = round(self.last_request - asked_at, 4)
+            self.report.requests.append(entry)
 
 
 def fetch_batch(
@@ -80,13 +117,14 @@ def fetch_batch(
     *,
     worker: str,
     redelivered: bool = False,
+    seen: Seen | None = None,
     now: Callable[[], float] = time.time,
 ) -> Report:
     """Fetch the URLs of `batch` in their order, keeping the host's delay and robots.txt, until all are done, time is up
     (BUDGET, the lease), the host wants a rest, or `stop` is set. Never raises for anything a server does.
 
     `redelivered`: another worker may have been at this host a moment ago, so the delay is kept before the first
-    request as well.
+    request as well. Links that `seen` covers are left out of the report.
     """
     report = Report(
         lease=batch.lease, job=batch.job.name, host=batch.host, worker=worker, release=settings.release(), delay=0
@@ -96,14 +134,13 @@ def fetch_batch(
         visit.last_request = now()
     targets = list(batch.targets)
     while targets:
-        target = targets[0]
-        if not _visit_one(visit, target):
+        if not _visit_one(visit, targets[0]):
             break
         targets.pop(0)
         if report.back_off:
             break
     report.unfetched = [target.url for target in targets]
-    report.links = list(visit.links.values())
+    report.links = [link for link in visit.links.values() if seen is None or not seen.covers(batch.job.name, link)]
     report.delay = visit.delay
     return report
 
@@ -123,8 +160,11 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
             return True
     if not visit.may_request():
         return False
+    options: dict[str, Any] = {"max_body": job.max_body, "wanted": job.content_types, "headers": _conditions(target)}
+    if target.sitemap:
+        options |= {"max_body": sitemaps.MAX_BYTES, "wanted": ()}
     try:
-        response = visit.request(target.url, max_body=job.max_body, wanted=job.content_types)
+        response = visit.request(target.url, **options)
     except fetch.FetchError as error:
         if error.final:
             _finish(visit, target, "failed", error.reason)
@@ -147,7 +187,10 @@ def _rules(visit: _Visit, url: str) -> robots.Rules | None:
                 return None
             file = _fetch_robots(visit, origin)
             visit.report.robots[origin] = file
-        visit.rules[origin] = robots.Rules(file, settings.PRODUCT)
+        rules = visit.rules[origin] = robots.Rules(file, settings.PRODUCT)
+        if visit.batch.job.sitemaps:
+            for address in rules.sitemaps:
+                _see(visit, address, 0, found_on=f"{origin}/robots.txt", sitemap=True)
     return visit.rules[origin]
 
 
@@ -187,8 +230,12 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
         visit.report.retries.append(Retry(url=target.url, reason=f"HTTP {status}"))
     elif response.location:
         _redirect(visit, target, response)
+    elif status == 304 and _conditions(target):
+        _finish(visit, target, "done", "not modified", response)
     elif not 200 <= status < 300:
         _finish(visit, target, "failed", f"HTTP {status}", response)
+    elif target.sitemap:
+        _read_sitemap(visit, target, response)
     elif response.content_type not in job.content_types:
         _finish(visit, target, "excluded", f"content type {response.content_type or 'not given'}", response)
     else:
@@ -196,17 +243,43 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
 
 
 def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
-    job = visit.batch.job
+    obey = visit.batch.job.robots
     document = parse.parse(
         parse.decode(response.body, response.headers.get("content-type", "")), response.url, settings.PRODUCT
     )
-    header_nofollow, _ = parse.directives(response.headers.get("x-robots-tag", ""))
-    if not (job.robots and (document.nofollow or header_nofollow)):
+    nofollow, noindex = parse.directives(response.headers.get("x-robots-tag", ""))
+    if not (obey and (document.nofollow or nofollow)):
         for url in document.links:
             _see(visit, url, target.depth + 1, found_on=target.url)
-    page = _finish(visit, target, "done", None, response)
-    page.title = document.title
-    page.digest = hashlib.sha256(response.body).hexdigest()
+    digest = hashlib.sha256(response.body).hexdigest()
+    reason, title = ("unchanged" if digest == target.digest else None), document.title
+    if obey and (document.noindex or noindex):
+        reason, title = "noindex: not kept", None
+    _finish(
+        visit,
+        target,
+        "done",
+        reason,
+        response,
+        digest=digest,
+        title=title,
+        canonical=document.canonical,
+        etag=response.headers.get("etag"),
+        last_modified=response.headers.get("last-modified"),
+    )
+
+
+def _read_sitemap(visit: _Visit, target: Target, response: fetch.Response) -> None:
+    addresses, are_sitemaps = sitemaps.parse(response.body)
+    for address in addresses:
+        _see(visit, address, 0, found_on=target.url, sitemap=are_sitemaps)
+    _finish(visit, target, "excluded", f"sitemap of {len(addresses)} URLs", response)
+
+
+def _conditions(target: Target) -> dict[str, str]:
+    """Headers that ask for the body only if it has changed since an earlier visit (RFC 9110, section 13.1)."""
+    conditions = {"If-None-Match": target.etag, "If-Modified-Since": target.last_modified}
+    return {name: value for name, value in conditions.items() if value}
 
 
 def _redirect(visit: _Visit, target: Target, response: fetch.Response) -> None:
@@ -226,26 +299,35 @@ def _redirect(visit: _Visit, target: Target, response: fetch.Response) -> None:
     _see(visit, goal, target.depth, found_on=target.url, hops=target.hops + 1, seed=target.depth == 0)
 
 
-def _see(visit: _Visit, url: str, depth: int, found_on: str, hops: int = 0, seed: bool = False) -> None:
+def _see(
+    visit: _Visit, address: str, depth: int, found_on: str, *, hops: int = 0, seed: bool = False, sitemap: bool = False
+) -> None:
     """Note a URL for the frontier, once per batch. A redirected `seed` keeps a seed's right to choose the host."""
-    if url in visit.links:
+    job = visit.batch.job
+    try:
+        url = job.cleaned(urls.normalise(address) if depth == 0 else address)
+    except urls.InvalidURLError:
         return
-    excluded = None if seed else visit.batch.job.refuses(url, found_on, depth)
-    visit.links[url] = Link(url=url, depth=depth, found_on=found_on, hops=hops, excluded=excluded)
+    if url not in visit.links:
+        excluded = None if seed else job.refuses(url, found_on, depth)
+        visit.links[url] = Link(url=url, depth=depth, found_on=found_on, hops=hops, sitemap=sitemap, excluded=excluded)
 
 
 def _finish(
-    visit: _Visit, target: Target, state: Outcome, reason: str | None, response: fetch.Response | None = None
-) -> Page:
-    page = Page(url=target.url, state=state, reason=reason, fetched_at=visit.now())
+    visit: _Visit,
+    target: Target,
+    state: Outcome,
+    reason: str | None,
+    response: fetch.Response | None = None,
+    **found: Any,
+) -> None:
+    """Note a URL's final state; `found`: more of Page's fields."""
     if response is not None:
-        page.fetched_at = response.started_at
-        page.status = response.status
-        page.content_type = response.content_type or None
-        page.bytes = len(response.body)
-        page.seconds = round(response.seconds, 3)
-    visit.report.pages.append(page)
-    return page
+        found["status"] = response.status
+        found["content_type"] = response.content_type or None
+        found["bytes"] = len(response.body)
+    asked_at = response.started_at if response else visit.now()
+    visit.report.pages.append(Page(url=target.url, state=state, reason=reason, fetched_at=asked_at, **found))
 
 
 def _retry_after(response: fetch.Response, now: float) -> float | None:

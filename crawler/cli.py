@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from crawler import progress, settings
+from crawler import operations, progress, settings
 from crawler.ledger import Ledger
 
 
@@ -55,12 +55,12 @@ def _scheduler(_: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     """Exit status 1 if a job's counts do not add up."""
     ledger = Ledger.open(settings.database_url())
-    jobs = ledger.status(time.time())
+    jobs = operations.status(ledger, time.time())
     kept = True
     for job in jobs:
         job["conserved"] = progress.conserved(job["counts"])
         if options.recount:
-            job["conserved"] &= ledger.count_again(job["job"]) == job["counts"]
+            job["conserved"] &= operations.count_again(ledger, job["job"]) == job["counts"]
         kept &= job["conserved"]
     if options.json:
         # The counts stand beside the job's name as well: short for `status.yml` and jq.

@@ -107,15 +107,19 @@ class Client:
         max_body: int,
         wanted: tuple[str, ...] = (),
         truncate: bool = False,
+        headers: dict[str, str] | None = None,
         deadline: float = DEADLINE,
     ) -> Response:
-        """Fetch `url`. The body is read only if its media type is in `wanted` (empty: any) and the status is 2xx.
+        """Fetch `url`, with `headers` besides our own. The body is read only if its media type is in `wanted` (empty:
+        any) and the status is 2xx.
 
         Raises FetchError when there is no complete answer within `deadline` seconds, or the body, decompressed, is
         larger than `max_body` bytes; with `truncate` its first `max_body` bytes are the body.
         """
         request = requests.PreparedRequest()
         request.method, request.url, request.headers, request.hooks = "GET", url, self._headers, {}
+        if headers:
+            request.headers = CaseInsensitiveDict({**self._headers, **headers})
         started_at, clock = time.time(), time.monotonic()
         timer = gevent.Timeout(deadline)
         timer.start()

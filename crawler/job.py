@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from crawler import urls
 
-Pattern = Annotated[str, Field(min_length=1)]
+TRACKING = ("utm_.*", "[gf]clid", "mc_[ce]id", "jsessionid", "phpsessid", "aspsessionid.*", "cfid", "cftoken", "sid")
+"""Tracking parameters and session ids; matched in full, in any case."""
+MAX_CHAIN = 200
+"""Links from a seed beyond which even a job without a depth limit does not go: no site is that deep, but a calendar's
+"next month" is."""
 
 
 class JobError(ValueError):
     """A job that cannot be run; the message names the field, the value and the remedy."""
+
+
+def _regex(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regex)]
 
 
 class Scope(BaseModel):
@@ -31,16 +47,6 @@ class Scope(BaseModel):
     """Regular expressions (searched in the URL), at least one of which must match."""
     deny: tuple[Pattern, ...] = ()
     """Regular expressions, none of which may match."""
-
-    @field_validator("allow", "deny")
-    @classmethod
-    def _compiles(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return patterns
 
     @model_validator(mode="after")
     def _prefix_needs_prefixes(self) -> Scope:
@@ -68,6 +74,19 @@ class Scope(BaseModel):
         return None
 
 
+@lru_cache(maxsize=256)
+def _alternatives(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+def _seconds(value: object) -> object:
+    """'7d' as seconds; what is no such text is left for pydantic to judge."""
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    if isinstance(value, str) and (given := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhdw])\s*", value)):
+        return float(given[1]) * units[given[2]]
+    return value
+
+
 class Job(BaseModel):
     """Everything a worker has to know to crawl for a job; it travels with every batch."""
 
@@ -90,6 +109,16 @@ class Job(BaseModel):
     """What counts as a page; anything else is excluded unread."""
     max_body: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024
     """Largest body taken, in bytes after decompression."""
+    max_pages_per_host: Annotated[int, Field(ge=1)] | None = None
+    """Take at most this many pages from any one host; None: no limit."""
+    recrawl: Annotated[float, BeforeValidator(_seconds), Field(ge=60)] | None = None
+    """Visit a page again when its last visit is this old: seconds, or '12h', '7d'. None: once is enough."""
+    strip_parameters: tuple[Pattern, ...] = TRACKING
+    """Regular expressions for names of URL parameters that say who clicks, not what is shown: taken out of links."""
+    traps: bool = True
+    """Leave out URLs that look like one of endlessly many (urls.trap), and chains of more than MAX_CHAIN links."""
+    sitemaps: bool = False
+    """Crawl what robots.txt's Sitemap lines lead to as well."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     """Fetches of one URL before it is failed."""
 
@@ -121,4 +150,14 @@ class Job(BaseModel):
         """Why a link to `url` at `depth` is not followed; None if it is."""
         if self.depth is not None and depth > self.depth:
             return "depth"
-        return self.scope.refuses(url, found_on)
+        if refused := self.scope.refuses(url, found_on):
+            return refused
+        if self.traps:
+            return f"trap: more than {MAX_CHAIN} links from a seed" if depth > MAX_CHAIN else urls.trap(url)
+        return None
+
+    def cleaned(self, url: str) -> str:
+        """A normalised `url` without the parameters the job strips."""
+        if not self.strip_parameters or not ("?" in url or ";" in url):
+            return url
+        return urls.without_parameters(url, _alternatives(self.strip_parameters))

@@ -10,7 +10,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.queue import Empty, Queue
 
-from crawler import settings
+from crawler import operations, settings
 from crawler.batch import fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
@@ -54,7 +54,7 @@ def crawl(
         if now - shown >= 1.0 or not pool or finished:
             ledger.sample(now)
             ledger.tidy(now)
-            snapshot = next(s for s in ledger.status(now, finished_since=now - 60) if s["job"] == name)
+            snapshot = next(s for s in operations.status(ledger, now, finished_since=now - 60) if s["job"] == name)
             show(snapshot)
             shown = now
             if finished or snapshot["state"] != "running":

@@ -5,14 +5,24 @@ All three are JSON. A field that is added later gets a default, so that old and 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from crawler.job import Job
 
 Outcome = Literal["done", "failed", "excluded"]
 TERMINAL: tuple[Outcome, ...] = ("done", "failed", "excluded")
+
+
+def _storable(text: str) -> str:
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+"""Text from the web, without the two things that JSON or PostgreSQL cannot hold: NUL and lone surrogates."""
 
 
 class RobotsFile(BaseModel):
@@ -22,16 +32,20 @@ class RobotsFile(BaseModel):
     """Seconds since the epoch."""
     status: int
     """The HTTP status it came with; 0: no answer at all."""
-    body: str = ""
+    body: Text = ""
 
 
 class Target(BaseModel):
-    """A URL to fetch."""
+    """A URL to fetch, with what is known of it from an earlier visit."""
 
     url: str
     depth: int
     hops: int = 0
     """Redirects that led here."""
+    sitemap: bool = False
+    etag: str | None = None
+    last_modified: str | None = None
+    digest: str | None = None
 
 
 class Batch(BaseModel):
@@ -47,23 +61,43 @@ class Batch(BaseModel):
     """By origin."""
 
 
+class Request(BaseModel):
+    """One request made to the host, for its owner to see."""
+
+    url: str
+    at: float
+    """Seconds since the epoch when it was sent."""
+    status: int | None = None
+    reason: Text | None = None
+    """Why there is no status."""
+    seconds: float
+    """Until the last byte."""
+
+
 class Page(BaseModel):
     """What became of one URL."""
 
     url: str
     state: Outcome
     fetched_at: float
-    reason: str | None = None
+    reason: Text | None = None
     """Why it failed or was excluded, for a person to read."""
     status: int | None = None
-    title: str | None = None
-    content_type: str | None = None
+    title: Text | None = None
+    content_type: Text | None = None
     bytes: int | None = None
     """Length of the body after decompression."""
     digest: str | None = None
     """SHA-256 of the body after decompression, hexadecimal."""
-    seconds: float | None = None
-    """From request to the last byte."""
+    canonical: str | None = None
+    etag: Text | None = None
+    last_modified: Text | None = None
+    fields: Any = None
+    """What the job's extractor found: a dict, or a list of dicts."""
+    error: Text | None = None
+    """What the job's extractor raised."""
+    warc_file: str | None = None
+    warc_offset: int | None = None
 
 
 class Link(BaseModel):
@@ -73,6 +107,7 @@ class Link(BaseModel):
     depth: int
     found_on: str | None = None
     hops: int = 0
+    sitemap: bool = False
     excluded: str | None = None
     """Why it is not followed; None: to be crawled."""
 
@@ -81,13 +116,13 @@ class Retry(BaseModel):
     """A URL whose fetch went wrong in a way that may pass."""
 
     url: str
-    reason: str
+    reason: Text
 
 
 class BackOff(BaseModel):
     """The host asked for, or needs, a rest."""
 
-    reason: str
+    reason: Text
     seconds: float | None = None
     """As the host asked (Retry-After); None: the frontier chooses, longer each time."""
 
@@ -102,6 +137,7 @@ class Report(BaseModel):
     release: str
     delay: float
     """Seconds to leave this host alone after the batch."""
+    requests: list[Request] = []
     pages: list[Page] = []
     retries: list[Retry] = []
     unfetched: list[str] = []

@@ -27,6 +27,8 @@ class Document:
     """What a page says."""
 
     title: str | None = None
+    canonical: str | None = None
+    """The address the page calls its own, normalised."""
     links: list[str] = field(default_factory=list)
     """Normalised, each once, in the order of the page."""
     nofollow: bool = False
@@ -81,6 +83,9 @@ def parse(text: str, url: str, agent: str) -> Document:
     if (element := tree.css_first("base[href]")) is not None:
         with contextlib.suppress(urls.InvalidURLError):
             base = urls.normalise(element.attributes.get("href") or "", base=url)
+    if (element := tree.css_first("link[rel=canonical][href]")) is not None:
+        with contextlib.suppress(urls.InvalidURLError):
+            document.canonical = urls.normalise(element.attributes.get("href") or "", base=base)
     if not document.nofollow:
         document.links = _links(tree, base)
     return document

@@ -39,6 +39,11 @@ class Rules:
         asked = self._parsed.crawl_delay(self._agent) if self._parsed else None
         return min(float(asked or 0), MAX_CRAWL_DELAY)
 
+    @property
+    def sitemaps(self) -> list[str]:
+        """What the Sitemap lines name, as written."""
+        return list(self._parsed.sitemaps) if self._parsed else []
+
 
 def is_fresh(file: RobotsFile, now: float) -> bool:
     """Whether a copy may still be used at `now`. A failed fetch is tried again with the next batch."""

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from gevent.event import Event
 from sqlalchemy.exc import DBAPIError
 
-from crawler import service
+from crawler import operations, service
 from crawler.broker import Broker
 from crawler.ledger import Ledger
 
@@ -69,7 +69,7 @@ class Scheduler:
         if now >= self._status_due:
             began = time.monotonic()
             self.ledger.tidy(now)
-            self.broker.publish_status(self.ledger.status(now, finished_since=now - SHOW_FINISHED_SECONDS))
+            self.broker.publish_status(operations.status(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
             # On a huge ledger this takes its time: at most a twentieth of ours.
             self._status_due = now + max(STATUS_SECONDS, 20 * (time.monotonic() - began))
         return len(batches)

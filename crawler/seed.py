@@ -282,7 +282,7 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     """In this process."""
     from gevent.event import Event
 
-    from crawler import local
+    from crawler import local, operations
     from crawler.ledger import Ledger
 
     stop = Event()
@@ -295,7 +295,7 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     lines.report()
     if options.output:
         with options.output.open("w") as file:
-            for page in ledger.pages(job.name):
+            for page in operations.pages(ledger, job.name):
                 file.write(json.dumps(page, ensure_ascii=False) + "\n")
     console.print(f"ledger: {path}", highlight=False)
     return _conclude(snapshot, options)

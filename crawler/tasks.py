@@ -13,13 +13,15 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import service, settings
 from crawler.app import app
-from crawler.batch import fetch_batch
+from crawler.batch import Seen, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
 
 log = get_task_logger(__name__)
 
+_seen = Seen()
+"""What this process has sent, if a worker, or written, if a recorder."""
 DATABASE_PATIENCE = 120.0
 """Seconds a recorder waits for a database that is away before it hands its message back to the broker."""
 
@@ -36,8 +38,11 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     batch = Batch.model_validate(message)
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
     with Client(settings.user_agent()) as client:
-        report = fetch_batch(batch, client, service.STOP, worker=self.request.hostname, redelivered=redelivered)
+        report = fetch_batch(
+            batch, client, service.STOP, worker=self.request.hostname, redelivered=redelivered, seen=_seen
+        )
     app.send_task("record", args=[report.model_dump(exclude_defaults=True)])
+    _seen.add(report.job, report.links)
     log.info(
         "%s: %d fetched, %d to retry, %d returned%s",
         batch.host,
@@ -60,8 +65,10 @@ def admit(message: dict[str, Any]) -> None:
 def record(message: dict[str, Any]) -> None:
     """Take a batch's outcome into the ledger."""
     report = Report.model_validate(message)
+    links, report.links = report.links, [link for link in report.links if not _seen.covers(report.job, link)]
     done = _with_database(lambda ledger: ledger.record(report, time.time()))
     log.info("%s: %s, %d done, %d links", report.job, report.host, done, len(report.links))
+    _seen.add(report.job, links)
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,6 +11,8 @@ import ada_url
 MAX_LENGTH = 2000
 """Longest URL taken, in characters. Longer ones are traps far more often than pages, and PostgreSQL's B-tree keys end
 at 2,700 bytes."""
+MAX_SEGMENTS, MAX_REPEATS, MAX_PARAMETERS = 30, 3, 20
+"""Path segments, occurrences of one segment, and query parameters above which a URL counts as a trap."""
 
 
 class InvalidURLError(ValueError):
@@ -49,6 +51,31 @@ _UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")
 def _uniform(escape: re.Match[str]) -> str:
     character = chr(int(escape[1], 16))
     return character if character in _UNRESERVED else escape[0].upper()
+
+
+def without_parameters(url: str, names: re.Pattern[str]) -> str:
+    """A normalised `url` less the query parameters, and the ;path parameters, whose names `names` matches in full."""
+    head, mark, query = url.partition("?")
+    if mark:
+        kept = [part for part in query.split("&") if not names.fullmatch(part.partition("=")[0])]
+        query = "&".join(kept)
+    if ";" in head:
+        head, *parameters = head.split(";")
+        head = ";".join([head, *(part for part in parameters if not names.fullmatch(part.partition("=")[0]))])
+    return f"{head}?{query}" if query else head
+
+
+def trap(url: str) -> str | None:
+    """Why a normalised `url` looks like one of endlessly many, made by a program for programs; None if it does not."""
+    path, _, query = path_of(url).partition("?")
+    segments = [segment for segment in path.split("/") if segment]
+    if len(segments) > MAX_SEGMENTS:
+        return f"trap: more than {MAX_SEGMENTS} path segments"
+    if len(segments) > MAX_REPEATS and max(map(segments.count, segments)) > MAX_REPEATS:
+        return f"trap: a path segment more than {MAX_REPEATS} times"
+    if query.count("&") >= MAX_PARAMETERS:
+        return f"trap: more than {MAX_PARAMETERS} parameters"
+    return None
 
 
 def host_of(url: str) -> str:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crawler import ledger as ledger_module
+from crawler import operations
 from crawler.job import Job
 from crawler.ledger import Ledger
 from crawler.messages import Admission, BackOff, Batch, Link, Page, Report, Retry
@@ -45,8 +46,8 @@ def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Repor
 
 
 def counts(ledger: Ledger, now: float = 0) -> dict[str, int]:
-    (job,) = ledger.status(now)
-    assert job["counts"] == ledger.count_again("j")
+    (job,) = operations.status(ledger, now)
+    assert job["counts"] == operations.count_again(ledger, "j")
     return {state: count for state, count in job["counts"].items() if count and state != "discovered"}
 
 
@@ -109,7 +110,7 @@ def test_retries_end(ledger: Ledger) -> None:
         (batch,) = ledger.lease(1, now=now)
         ledger.record(report(batch, pages=[], retries=[Retry(url=SITE + "/a", reason="HTTP 500")]), now=now + 1)
     assert counts(ledger) == {"failed": 1}
-    (page,) = ledger.pages("j")
+    (page,) = operations.pages(ledger, "j")
     assert (page["reason"], page["attempts"]) == ("HTTP 500", 2)
 
 
@@ -147,7 +148,7 @@ def test_back_off_grows_and_a_dead_host_is_given_up(ledger: Ledger) -> None:
         now += rests[-1] * 1.6
     assert len(rests) == ledger_module.MAX_HOST_FAILURES
     assert counts(ledger) == {"failed": 1}
-    assert next(ledger.pages("j"))["reason"] == "host given up: refused"
+    assert next(operations.pages(ledger, "j"))["reason"] == "host given up: refused"
 
 
 def test_retry_after_is_kept(ledger: Ledger) -> None:
@@ -162,7 +163,7 @@ def test_retry_after_is_kept(ledger: Ledger) -> None:
 def test_max_pages_is_exact(ledger: Ledger) -> None:
     ledger.admit(admission("/0", max_pages=70, delay=0), now=0)
     now = 0.0
-    while ledger.status(now)[0]["state"] == "running":
+    while operations.status(ledger, now)[0]["state"] == "running":
         now += 1
         for batch in ledger.lease(10, now):
             links = tuple(f"/{int(t.url.rpartition('/')[2]) * 3 + n}" for t in batch.targets for n in (1, 2, 3))
@@ -177,14 +178,14 @@ def test_a_job_is_done_when_all_pieces_arrived_and_nothing_is_open(ledger: Ledge
     (batch,) = ledger.lease(1, now=0)
     ledger.record(report(batch), now=1)
     ledger.tidy(1)
-    assert ledger.status(1)[0]["state"] == "running"
+    assert operations.status(ledger, 1)[0]["state"] == "running"
     ledger.admit(admission("/a", chunk=0, last=False), now=2)
     (batch,) = ledger.lease(1, now=10)
     ledger.record(report(batch), now=11)
     ledger.tidy(11)
-    assert ledger.status(11)[0]["state"] == "done"
+    assert operations.status(ledger, 11)[0]["state"] == "done"
     ledger.admit(admission("/c", seeding="later"), now=12)
-    assert ledger.status(12)[0]["state"] == "running"
+    assert operations.status(ledger, 12)[0]["state"] == "running"
 
 
 @settings(max_examples=30, deadline=None)

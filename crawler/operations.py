@@ -1,0 +1,203 @@
+"""What a person asks of the ledger, and orders: status, explain, audit, block, pause and their kin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawler import urls as url_rules
+from crawler.ledger import Ledger
+from crawler.schema import STATES, frontier, hosts, jobs, progress, requests, urls, workers
+
+
+class UnknownError(LookupError):
+    """No such job, host or URL in the ledger; the message says which and what there is."""
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def status(ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50) -> list[dict[str, Any]]:
+    """A snapshot of each job that is not finished, or finished after `finished_since`: its counts, pages/s over the
+    last minute, its `sites` largest hosts, and its workers."""
+    with ledger.transaction() as tx:
+        chosen = tx.execute(
+            sa.select(jobs)
+            .where(sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at >= finished_since))
+            .order_by(jobs.c.job_id)
+        ).all()
+        return [_snapshot(ledger, tx, row, now, sites) for row in chosen]
+
+
+def _snapshot(ledger: Ledger, tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
+    counts = ledger.counts(tx, row.job_id)
+    largest = tx.execute(
+        sa.select(frontier)
+        .where(frontier.c.job_id == row.job_id, frontier.c.done + frontier.c.queued + frontier.c.failed > 0)
+        .order_by(frontier.c.done.desc(), frontier.c.host)
+        .limit(sites)
+    ).all()
+    crew = tx.execute(sa.select(workers).where(workers.c.job_id == row.job_id).order_by(workers.c.worker)).all()
+    return {
+        "job": row.name,
+        "state": row.state,
+        "at": now,
+        "created_at": row.created_at,
+        "finished_at": row.finished_at,
+        "counts": counts,
+        "rate": _rate(tx, row.job_id, row.finished_at or now, counts["done"]),
+        "sites": [
+            {
+                "host": site.host,
+                "discovered": sum(getattr(site, state) for state in STATES),
+                **{state: getattr(site, state) for state in STATES},
+            }
+            for site in largest
+        ],
+        "workers": [
+            {
+                "worker": member.worker,
+                "pages": member.pages,
+                "rate": round(member.pages / max(member.last_at - row.created_at, 1e-3), 1),
+            }
+            for member in crew
+        ],
+    }
+
+
+def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
+    """Pages per second over the last minute of running."""
+    first = tx.execute(
+        sa.select(progress.c.at, progress.c.done)
+        .where(progress.c.job_id == job_id, progress.c.at > now - 60)
+        .order_by(progress.c.at)
+        .limit(1)
+    ).first()
+    return round((done - first.done) / (now - first.at), 1) if first and now > first.at else 0.0
+
+
+def count_again(ledger: Ledger, job: str) -> dict[str, int]:
+    """The counts of `job` taken from its URLs one by one, as a check on those kept along the way."""
+    with ledger.transaction() as tx:
+        rows = tx.execute(
+            sa.select(urls.c.state, sa.func.count()).where(urls.c.job_id == _job_id(tx, job)).group_by(urls.c.state)
+        ).all()
+    counts: dict[str, int] = {**dict.fromkeys(STATES, 0), **{row[0]: row[1] for row in rows}}
+    return {"discovered": sum(counts.values()), **counts}
+
+
+def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
+    """All that is known of `url` (normalised), once for each job that saw it: its row, every request made for it, and
+    when its host is due."""
+    host = url_rules.host_of(url)
+    with ledger.transaction() as tx:
+        rows = tx.execute(
+            sa.select(urls, jobs.c.name.label("job"), jobs.c.state.label("job_state"), frontier.c.next_due)
+            .join(jobs, jobs.c.job_id == urls.c.job_id)
+            .join(frontier, sa.and_(frontier.c.job_id == urls.c.job_id, frontier.c.host == urls.c.host))
+            .where(urls.c.host == host, urls.c.url == url)
+            .order_by(jobs.c.job_id)
+        ).mappings()
+        found = [dict(row) for row in rows]
+        if not found:
+            raise UnknownError(f"{url}: no job has seen this URL. Is it spelled as on the page that links to it?")
+        for row in found:
+            asked = sa.and_(requests.c.host == host, requests.c.url == url, requests.c.job_id == row["job_id"])
+            row["requests"] = [
+                dict(request)
+                for request in tx.execute(sa.select(requests).where(asked).order_by(requests.c.at)).mappings()
+            ]
+        return found
+
+
+def audit(ledger: Ledger, host: str) -> dict[str, Any]:
+    """Every request made to `host`, oldest first, streamed as "requests", after what is known of the host."""
+    with ledger.transaction() as tx:
+        known = tx.execute(sa.select(hosts).where(hosts.c.host == host)).mappings().first()
+        if known is None:
+            raise UnknownError(f"{host}: never asked anything. A host is written as in its URLs: name, or name:port.")
+    return {**known, "requests": _requests(ledger, host)}
+
+
+def _requests(ledger: Ledger, host: str) -> Iterator[dict[str, Any]]:
+    """Each with "gap": the seconds of rest that the host had before it."""
+    rested_from: float | None = None
+    with ledger.engine.connect().execution_options(yield_per=1000) as connection:
+        asked = sa.select(requests).where(requests.c.host == host).order_by(requests.c.at)
+        for row in connection.execute(asked).mappings():
+            gap = None if rested_from is None else row["at"] - rested_from
+            rested_from = row["at"] + row["seconds"]
+            yield {**row, "gap": gap}
+
+
+def pages(ledger: Ledger, job: str, where: list[sa.ColumnElement[bool]] | None = None) -> Iterator[dict[str, Any]]:
+    """Every URL of `job` with all that is known of it, streamed in no particular order."""
+    with ledger.engine.connect().execution_options(yield_per=1000) as connection:
+        chosen = sa.select(urls).where(urls.c.job_id == _job_id(connection, job), *(where or ()))
+        for row in connection.execute(chosen).mappings():
+            yield {key: value for key, value in row.items() if key not in ("job_id", "lease")}
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def block(ledger: Ledger, host: str, now: float) -> int:
+    """Never ask `host` again, in any job, until unblocked; returns how many URLs were dropped."""
+    with ledger.transaction() as tx:
+        statement = ledger.insert(hosts).values(host=host, next_due=now, blocked_at=now)
+        tx.execute(statement.on_conflict_do_update(index_elements=["host"], set_={"blocked_at": now}))
+        return ledger.drop_queued(tx, urls.c.host == host, "excluded", "host blocked", now)
+
+
+def unblock(ledger: Ledger, host: str, now: float) -> int:
+    """Undo `block`; returns how many URLs are queued again."""
+    with ledger.transaction() as tx:
+        if not tx.execute(hosts.update().where(hosts.c.host == host).values(blocked_at=None)).rowcount:
+            raise UnknownError(f"{host}: unknown, so not blocked.")
+        dropped = sa.and_(urls.c.host == host, urls.c.reason == "host blocked")
+        return _queue_again(ledger, tx, dropped, "excluded", now)
+
+
+def set_state(ledger: Ledger, job: str, state: str, now: float) -> int:
+    """Let `job` be "paused", "running" or "cancelled"; returns how many URLs were dropped (cancelled only)."""
+    with ledger.transaction() as tx:
+        job_id = _job_id(tx, job)
+        finished = now if state == "cancelled" else None
+        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=finished))
+        if state != "cancelled":
+            return 0
+        return ledger.drop_queued(tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
+
+
+def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:
+    """Queue the failed URLs of `job` again whose reason contains `reason`; returns how many there were."""
+    with ledger.transaction() as tx:
+        job_id = _job_id(tx, job)
+        which = [urls.c.job_id == job_id]
+        if reason:
+            which.append(urls.c.reason.contains(reason, autoescape=True))
+        again = _queue_again(ledger, tx, sa.and_(*which), "failed", now)
+        if again:
+            dead = sa.select(frontier.c.host).where(frontier.c.job_id == job_id)
+            tx.execute(hosts.update().where(hosts.c.host.in_(dead)).values(failures=0))
+            tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
+        return again
+
+
+def _queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
+    again = ledger.move(tx, which, state, "queued", None, now, attempts=0)
+    reopened = sa.select(frontier.c.job_id).where(frontier.c.queued > 0)
+    done = sa.and_(jobs.c.state == "done", jobs.c.job_id.in_(reopened))
+    tx.execute(jobs.update().where(done).values(state="running", finished_at=None))
+    return again
+
+
+def _job_id(tx: Connection, name: str) -> int:
+    job_id = tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == name)).scalar()
+    if job_id is None:
+        known = tx.execute(sa.select(jobs.c.name).order_by(jobs.c.job_id.desc()).limit(10)).scalars().all()
+        raise UnknownError(f"No job {name!r}. {'Known: ' + ', '.join(known) if known else 'There is none yet'}.")
+    return int(job_id)
