@@ -108,11 +108,19 @@ def main() -> int:
     if not options.check:
         print(json.dumps(expected))
         return 0
-    crawled = {site["host"]: site["done"] for site in json.loads(options.check.read_text())["sites"]}
-    for site, count in expected.items():
-        if crawled.get(site) != count:
-            print(f"{site}: {crawled.get(site, 0)} pages crawled, but its links lead to {count}", file=sys.stderr)
-    return int(crawled != expected)
+    summary = json.loads(options.check.read_text())
+    crawled = {site["host"]: site["done"] for site in summary["sites"]}
+    for site in sorted(expected.keys() | crawled.keys()):
+        if crawled.get(site, 0) != expected.get(site, 0):
+            print(f"{site}: {crawled.get(site, 0)} pages crawled, {expected.get(site, 0)} linked", file=sys.stderr)
+    counts = summary["counts"]
+    lost = sum(max(0, count - crawled.get(site, 0)) for site, count in expected.items())
+    lost += counts["discovered"] - counts["done"] - counts["failed"] - counts["excluded"]
+    print(
+        f"{options.fleet}: {counts['done']} pages from {len(crawled)} sites, "
+        f"{len(summary['workers'])} workers, {lost} lost"
+    )
+    return int(crawled != expected or lost != 0)
 
 
 if __name__ == "__main__":
