@@ -1,0 +1,58 @@
+# 'make' alone says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit integration molecule clean distclean
+
+# The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PYTHON ?= python3
+
+help: ## say what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: .venv/ready ## start five hosts in containers, deploy to them, crawl four sites to the last page
+	molecule/prerequisites
+	ansible-playbook -i inventory/demo molecule/create.yml
+	ansible-playbook -i inventory/demo deploy.yml
+	python crawler/seed.py --fleet demo --job inventory/demo/job.yml --name "demo-$$(date +%Y%m%d-%H%M%S)" \
+		--watch --timeout 900 --summary .cache/fleet/demo/summary.json
+	@python tests/fleet/site_walk.py --fleet demo --check .cache/fleet/demo/summary.json
+
+test: lint unit integration molecule ## everything; takes the demo's hosts down, since it tests with them
+
+lint: .venv/ready ## ruff, mypy, yamllint, ansible-lint
+	ruff check .
+	ruff format --check .
+	mypy
+	yamllint --strict .
+	ansible-lint --strict
+
+unit: .venv/ready ## the crawler's core and the roles' templates: no service, no container
+	pytest tests/unit tests/templates
+
+integration: .venv/ready ## the crawler against real services
+	pytest tests/integration
+
+molecule: .venv/ready ## every scenario: create, deploy, deploy again, verify by crawling, destroy
+	molecule/prerequisites
+	molecule test --all --report
+
+clean: .venv/ready ## take down the hosts of the demo and of the tests
+	for inventory in demo single; do ansible-playbook -i inventory/$$inventory molecule/destroy.yml; done
+
+distclean: clean ## clean, and remove the images, caches, passwords and .venv as well
+	podman images --quiet --filter 'reference=localhost/crawler-fleet/*' | sort -u | xargs --no-run-if-empty podman rmi --force
+	rm -rf .cache .fleet .venv
+
+# Made anew, never mended, whenever a locked version changed.
+.venv/ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || molecule/prerequisites python3-venv
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --require-hashes --requirement requirements.txt
+	.venv/bin/pip install --quiet --no-deps --editable .
+	touch $@

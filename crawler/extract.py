@@ -1,0 +1,266 @@
+"""What a job wants from a page: fields by CSS selector, or a Python function. In the job's YAML either
+
+    extract:
+      title: h1                                       # the text of the first match
+      price: {css: .price, regex: '([0-9.]+)'}        # the group, or all that matched
+      images: {css: .gallery img, attribute: src, all: true}
+      body: {css: article, html: true}
+
+or ``extract: example:page``, which calls the function `page` of crawler/extractors/example.py with a Page.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from bs4 import BeautifulSoup
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
+from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
+
+MAX_BYTES = 128 * 1024
+"""JSON of one page's fields at most: 50 pages travel in one message, and brokers take 16 MiB."""
+EXTRACTORS = "crawler.extractors"
+"""Where Python extractors live. A job can name no other module: whoever may hand over URLs must not choose what code
+the fleet runs."""
+_REFERENCE = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
+
+Fields = dict[str, Any]
+Extracted = Fields | list[Fields]
+
+
+@dataclass
+class Page:
+    """A page as an extractor sees it."""
+
+    url: str
+    """Normalised; of the page itself, for redirects are pages of their own."""
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    """The body, decoded."""
+    links: list[str] = field(default_factory=list)
+    """Normalised, each once, in the order of the page."""
+
+    @functools.cached_property
+    def tree(self) -> LexborHTMLParser:
+        """selectolax's tree, built when first asked for."""
+        return LexborHTMLParser(self.text)
+
+    @functools.cached_property
+    def soup(self) -> BeautifulSoup:
+        """BeautifulSoup's tree, built when first asked for: some 40 ms for a 37 KiB page."""
+        return BeautifulSoup(self.text, "html.parser")
+
+
+class Rule(BaseModel):
+    """How one field is found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    css: str
+    """Selector, as in browsers."""
+    attribute: str | None = None
+    """Take this attribute's value; an element without it does not match."""
+    html: bool = False
+    """Take the element's HTML. Without this and `attribute`: its text (textContent), white space collapsed."""
+    all: bool = False
+    """A list of all matches, in the order of the page. Otherwise the first; null where nothing matches."""
+    regex: str | None = None
+    """Keep of each value what this finds: its first group, or all of it where it has none. What it does not find does
+    not match."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, given: object) -> object:
+        return {"css": given} if isinstance(given, str) else given
+
+    @field_validator("css")
+    @classmethod
+    def _selects(cls, selector: str) -> str:
+        if problem := _wrong_with_selector(selector):
+            raise ValueError(problem)
+        return selector
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        return pattern
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Rule:
+        if self.html and self.attribute:
+            raise ValueError("take either 'attribute' or 'html', or neither for the text")
+        return self
+
+
+@functools.lru_cache(maxsize=10_000)  # every batch brings its job along, and so validates it anew
+def _wrong_with_selector(selector: str) -> str | None:
+    try:
+        LexborHTMLParser("<html>").css(selector)
+    except SelectolaxError:
+        hint = "; to take an attribute, write {css: a, attribute: href}" if "::" in selector else ""
+        return f"{selector!r} is no CSS selector{hint}"
+    return None
+
+
+_NAME = Annotated[str, Field(min_length=1, max_length=100)]
+_RULES: TypeAdapter[dict[str, Rule]] = TypeAdapter(dict[_NAME, Rule])
+
+
+def _read(given: object) -> str | tuple[tuple[str, Rule], ...]:
+    if isinstance(given, str):
+        if not _REFERENCE.fullmatch(given):
+            raise ValueError(
+                f"{given!r} names no extractor: write 'module:function' for a function in "
+                "crawler/extractors/module.py, or a mapping of field names to CSS selectors"
+            )
+        return given
+    if isinstance(given, tuple):  # read already
+        given = dict(given)
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError("a mapping of field names to CSS selectors, such as {title: h1}, or 'module:function'")
+    return tuple(_RULES.validate_python(given).items())
+
+
+def _write(spec: str | tuple[tuple[str, Rule], ...]) -> str | dict[str, Any]:
+    return spec if isinstance(spec, str) else {name: rule.model_dump(exclude_defaults=True) for name, rule in spec}
+
+
+Spec = Annotated[str | tuple[tuple[str, Rule], ...], PlainValidator(_read), PlainSerializer(_write)]
+"""The type of a job's `extract`: written as the module's docstring shows, hashable once read."""
+
+
+def missing(spec: Spec | None) -> str | None:
+    """Why a Python extractor cannot be had here; None if it can. Reading a job does not ask this: a worker with another
+    release must be able to read it, crawl, and record what it cannot extract."""
+    if isinstance(spec, str):
+        try:
+            _load(spec)
+        except Exception as error:  # whatever an import may raise
+            return _first_line(error)
+    return None
+
+
+def names(spec: Spec | None) -> list[str]:
+    """The fields' names, where they are known beforehand."""
+    return [] if spec is None or isinstance(spec, str) else [name for name, _ in spec]
+
+
+def extract(spec: Spec, page: Page) -> tuple[Extracted | None, str | None]:
+    """(what was found on the page, None), or (None, why nothing could be). Never raises."""
+    try:
+        fields = _compiled(spec)(page)
+        return (None, None) if fields is None else (_checked(fields), None)
+    except Exception as error:  # an extractor may do what it likes
+        return None, _first_line(error)
+
+
+@functools.lru_cache(maxsize=1000)
+def _compiled(spec: Spec) -> Callable[[Page], object]:
+    if isinstance(spec, str):
+        return _load(spec)
+    rules = [(name, rule, re.compile(rule.regex) if rule.regex else None) for name, rule in spec]
+    return lambda page: {name: _find(rule, pattern, page.tree) for name, rule, pattern in rules}
+
+
+class ExtractorError(Exception):
+    """An extractor that is not there, or returned what cannot be recorded."""
+
+
+def _load(reference: str) -> Callable[[Page], object]:
+    module_name, _, function_name = reference.partition(":")
+    path = f"{EXTRACTORS}.{module_name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if not f"{path}.".startswith(f"{error.name}."):
+            raise  # it is there, but needs what is not
+        file = f"crawler/extractors/{module_name.replace('.', '/')}.py"
+        raise ExtractorError(f"no extractor {reference!r}: write {file}, and deploy") from None
+    function = getattr(module, function_name, None)
+    # Its own functions only: what it imports (`os.system`, say) is nobody's extractor.
+    if not callable(function) or getattr(function, "__module__", None) != path:
+        raise ExtractorError(f"no extractor {reference!r}: {path} defines no function {function_name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def _find(rule: Rule, pattern: re.Pattern[str] | None, tree: LexborHTMLParser) -> str | list[str] | None:
+    found: list[str] = []
+    for node in tree.css(rule.css):
+        value = _value(rule, node)
+        if value is not None and pattern:
+            match = pattern.search(value)
+            value = match[1 if pattern.groups else 0] if match else None
+        if value is not None:
+            found.append(value)
+            if not rule.all:
+                break
+    return found if rule.all else next(iter(found), None)
+
+
+def _value(rule: Rule, node: LexborNode) -> str | None:
+    if rule.attribute:
+        attributes = node.attributes
+        name = rule.attribute.lower()
+        return (attributes[name] or "") if name in attributes else None
+    if rule.html:
+        return node.html
+    return " ".join(node.text().split())
+
+
+def _checked(fields: object) -> Extracted:
+    """`fields` as they come out of JSON, which is how the ledger keeps them."""
+    many = isinstance(fields, list)
+    for number, item in enumerate(fields if isinstance(fields, list) else [fields]):
+        place = f"item {number}: " if many else ""
+        if not isinstance(item, dict):
+            raise ExtractorError(f"{place}an extractor returns a dict or a list of dicts, not {type(item).__name__}")
+        for key, value in item.items():
+            if not isinstance(key, str):
+                raise ExtractorError(f"{place}{key!r} is no field name: it is no str but {type(key).__name__}")
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ExtractorError(f"{place}field {key!r} is not JSON: {_first_line(error)}") from None
+    text = json.dumps(fields)
+    if len(text) > MAX_BYTES:
+        raise ExtractorError(f"{len(text)} bytes of fields; at most {MAX_BYTES} of a page are recorded")
+    plain: Extracted = json.loads(text)
+    return _text_only(plain) if "\\u0000" in text or "\\ud" in text else plain
+
+
+def _text_only(value: Any) -> Any:
+    """Without what is text in Python alone: NUL (PostgreSQL refuses it) and half surrogate pairs (UTF-8 does)."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_text_only(item) for item in value]
+    if isinstance(value, dict):
+        return {_text_only(key): _text_only(item) for key, item in value.items()}
+    return value
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0][:300]
+    if isinstance(error, ExtractorError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,46 @@
+#!/bin/sh
+# Removes the packages on record, with their data and users; where a server was there before, only what is the crawler's.
+# Prints what it removed.
+set -eu
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+records=/var/lib/crawler-packages
+[ -d "$records" ] || exit 0
+
+packages=$(cat "$records"/*)
+installed() { echo "$packages" | grep --quiet --line-regexp "$1"; }
+
+if [ -e "$records/postgresql" ] && ! installed postgresql-common; then
+  runuser --user postgres -- dropdb --if-exists crawler
+  runuser --user postgres -- dropuser --if-exists crawler
+  rm -f /etc/postgresql/*/main/conf.d/crawler.conf
+  echo "removed the database crawler"
+fi
+if [ -e "$records/rabbitmq-server" ] && ! installed rabbitmq-server; then
+  rabbitmqctl delete_vhost crawler
+  for user in seed worker frontier; do rabbitmqctl delete_user "$user"; done
+  rm -f /etc/rabbitmq/definitions.json /etc/rabbitmq/rabbitmq.conf /etc/rabbitmq/rabbitmq-env.conf
+  echo "removed the virtual host crawler"
+fi
+
+if [ -n "$packages" ]; then
+  # shellcheck disable=SC2086 # a list of packages
+  apt-get purge --yes --quiet --quiet --option DPkg::Lock::Timeout=300 $packages >/dev/null
+  echo "removed the packages:" $packages
+fi
+
+# What the packages' own scripts leave behind on purpose: data, logs, users.
+forget() {
+  user=$1
+  shift
+  rm -rf "$@"
+  if getent passwd "$user" >/dev/null; then userdel "$user" 2>/dev/null; fi
+  if getent group "$user" >/dev/null; then groupdel "$user" 2>/dev/null || true; fi
+}
+if installed rabbitmq-server; then
+  pkill -u rabbitmq || true # the Erlang port mapper outlives its server
+  forget rabbitmq /etc/rabbitmq /var/lib/rabbitmq /var/log/rabbitmq
+  forget epmd
+fi
+if installed postgresql-common; then
+  forget postgres /etc/postgresql /etc/postgresql-common /var/lib/postgresql /var/log/postgresql
+fi
