@@ -1,46 +1,245 @@
-"""The `crawler` command on the frontier host: what the ledger knows, and the scheduler's process."""
+"""The `crawler` command: what the ledger knows, what a person orders, and the scheduler's process.
+
+On the frontier host it speaks to PostgreSQL; with --local FILE to the SQLite ledger of an embedded crawl. `watch` works
+on the control node as well, over the broker.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
-from crawler import operations, progress, settings
+from crawler import operations, progress, settings, urls
 from crawler.ledger import Ledger
+
+console = Console()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 0, or 1 and a message."""
-    parser = argparse.ArgumentParser(prog="crawler", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("init", help="create what is missing of the ledger's tables").set_defaults(run=_init)
-    commands.add_parser("scheduler", help="lease due hosts to the workers until told to stop").set_defaults(
-        run=_scheduler
-    )
-    status = commands.add_parser("status", help="jobs, their counts and rates")
-    status.add_argument("--json", action="store_true", help="for machines")
-    status.add_argument("--recount", action="store_true", help="count every URL anew and compare")
-    status.set_defaults(run=_status)
-    options = parser.parse_args(arguments)
+    """Entry point; exits with 0, or with 1 and a message."""
+    options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except settings.SettingMissingError as error:
+    except (settings.SettingMissingError, operations.UnknownError, urls.InvalidURLError) as error:
         sys.exit(str(error))
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(130)
 
 
-def _init(_: argparse.Namespace) -> int:
-    print("changed" if Ledger.open(settings.database_url()).create() else "unchanged")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="crawler", description=__doc__)
+    parser.add_argument("--local", type=Path, metavar="FILE", help="the SQLite ledger of an embedded crawl")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str, *named: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        for argument in named:
+            added.add_argument(argument)
+        added.set_defaults(run=run)
+        return added
+
+    def for_machines(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--json", action="store_true", help="for machines")
+        return added
+
+    status = for_machines(
+        command("status", _status, "jobs that are not finished, sites and workers; exit 1 if counts do not add up")
+    )
+    status.add_argument("--all", action="store_true", help="finished jobs as well")
+    status.add_argument("--recount", action="store_true", help="count every URL anew and compare")
+    for_machines(command("jobs", _jobs, "every job, a line each"))
+    watch = command("watch", _watch, "progress of a job until it is done", "job")
+    watch.add_argument("--fleet", help="on the control node: over the broker of this fleet, or of the last: current")
+    for_machines(command("explain", _explain, "all that is known of a URL", "url"))
+    for_machines(command("audit", _audit, "every request made to a host, and the rest it had before each", "host"))
+    command("block", _block, "never ask a host again; drop what is queued for it", "host")
+    command("unblock", _unblock, "take a block back; queue again what it dropped", "host")
+    command("pause", _state("paused"), "lease nothing more of a job; what is away is finished", "job")
+    command("resume", _state("running"), "go on with a paused job", "job")
+    command("cancel", _state("cancelled"), "end a job; drop what is queued", "job")
+    retry = command("retry", _retry, "queue a job's failed URLs again", "job")
+    retry.add_argument("--reason", help="only those whose reason contains this")
+    command("init", _init, "create what is missing of the ledger's tables")
+    command("scheduler", _scheduler, "lease due hosts to the workers until told to stop")
+    return parser
+
+
+def _ledger(options: argparse.Namespace) -> Ledger:
+    if options.local and not options.local.is_file():
+        sys.exit(f"{options.local}: no such ledger. seed.py --local names the file it writes.")
+    return Ledger.open(f"sqlite:///{options.local}" if options.local else settings.database_url())
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def _status(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    jobs = operations.status(
+        ledger, time.time(), finished_since=0 if options.all or options.json else time.time() - 600
+    )
+    for job in jobs:
+        job["conserved"] = progress.conserved(job["counts"])
+        if options.recount:
+            job["conserved"] &= operations.count_again(ledger, job["job"]) == job["counts"]
+    if options.json:
+        # The counts stand beside the job's name as well: short for `status.yml` and jq.
+        print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))
+    elif not jobs:
+        _say("Nothing to do: hand over URLs with `python crawler/seed.py URL` on the control node.")
+    for job in () if options.json else jobs:
+        for table in progress.summary(job):
+            console.print(table)
+        _say(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}\n")
+    return 0 if all(job["conserved"] for job in jobs) else 1
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    jobs = operations.status(_ledger(options), time.time(), sites=0)
+    if options.json:
+        print(json.dumps([{"job": job["job"], "state": job["state"], **job["counts"]} for job in jobs]))
+        return 0
+    states = ("discovered", "queued", "leased", "done", "failed", "excluded")
+    table = Table("job", "state", "created", *states, "pages/s")
+    for job in jobs:
+        counts = (f"{job['counts'][state]:,}" for state in states)
+        table.add_row(job["job"], job["state"], _when(job["created_at"]), *counts, f"{job['rate']:g}")
+    console.print(table)
     return 0
 
 
-def _scheduler(_: argparse.Namespace) -> int:
+def _watch(options: argparse.Namespace) -> int:
+    with progress.Watch(console) as shown, contextlib.ExitStack() as stack:
+        for jobs in _snapshots(options, stack):
+            for job in jobs:
+                if job["job"] == options.job:
+                    shown.show(job)
+                    if job["state"] in ("done", "cancelled"):
+                        return 0
+    return 1
+
+
+def _snapshots(options: argparse.Namespace, stack: contextlib.ExitStack) -> Iterable[list[dict[str, Any]]]:
+    if options.fleet:
+        settings.use_fleet(None if options.fleet == "current" else options.fleet)
+        from crawler.broker import Broker, watching
+
+        yield from stack.enter_context(watching(Broker()))
+    ledger = _ledger(options)
+    operations.must_know_job(ledger, options.job)
+    while True:
+        yield operations.status(ledger, time.time())
+        time.sleep(1)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    found = operations.explain(_ledger(options), urls.normalise(options.url))
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    for row in found:
+        _say(f"{row['url']}\n  job         {row['job']} ({row['job_state']})\n  state       {row['state']}")
+        if row["reason"]:
+            _say(f"  reason      {row['reason']}")
+        origin = f" on {row['found_on']}" if row["found_on"] else " as a seed"
+        _say(f"  discovered  {_when(row['discovered_at'])}{origin}, depth {row['depth']}")
+        if row["title"]:
+            _say(f"  title       {row['title']}")
+        if row["warc_file"]:
+            _say(f"  archived    {row['warc_file']} at {row['warc_offset']}, by {row['worker']}")
+        for request in row["requests"]:
+            outcome = request["status"] or request["reason"]
+            _say(
+                f"  request     {_when(request['at'])}: {outcome} in {request['seconds']:.3f} s, "
+                f"{request['worker']}, release {request['release']}"
+            )
+        if row["state"] == "queued":
+            _say(f"  next        its host is due {_when(row['next_due'])}")
+        elif row["state"] == "leased":
+            _say(f"  next        a worker has it; queued again {_when(row['next_due'])} if it does not answer")
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    known = operations.audit(_ledger(options), options.host)
+    if options.json:
+        print(json.dumps({**known, "requests": list(known["requests"])}))
+        return 0
+    state = f"blocked since {_when(known['blocked_at'])}" if known["blocked_at"] else f"due {_when(known['next_due'])}"
+    _say(f"{known['host']}: {state}; failures in a row: {known['failures']} {known['failure'] or ''}")
+    for origin, file in json.loads(known["robots"] or "{}").items():
+        answer = file["status"] or "no answer"
+        _say(f"{origin}/robots.txt: {answer} at {_when(file['fetched_at'])}, {len(file['body'])} characters")
+    number, shortest = 0, float("inf")
+    for request in known["requests"]:
+        number += 1
+        shortest = min(shortest, request["gap"] if request["gap"] is not None else float("inf"))
+        rest = "" if request["gap"] is None else f"after {request['gap']:.2f} s of rest "
+        outcome = request["status"] or request["reason"]
+        _say(f"{_when(request['at'])} {rest}{outcome} {request['url']} {request['worker']}")
+    _say(f"{number} requests" + (f", shortest rest between two: {shortest:.3f} s" if number > 1 else ""))
+    return 0
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def _block(options: argparse.Namespace) -> int:
+    dropped = operations.block(_ledger(options), options.host, time.time())
+    _say(f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What a worker holds ends within a minute.")
+    return 0
+
+
+def _unblock(options: argparse.Namespace) -> int:
+    again = operations.unblock(_ledger(options), options.host, time.time())
+    _say(f"{options.host} is no longer blocked; {again:,} URLs are queued again.")
+    return 0
+
+
+def _state(state: str) -> Callable[[argparse.Namespace], int]:
+    def run(options: argparse.Namespace) -> int:
+        dropped = operations.set_state(_ledger(options), options.job, state, time.time())
+        _say(f"{options.job} is {state}" + (f"; {dropped:,} queued URLs were dropped" if dropped else ""))
+        return 0
+
+    return run
+
+
+def _retry(options: argparse.Namespace) -> int:
+    again = operations.retry(_ledger(options), options.job, options.reason, time.time())
+    _say(f"{again:,} failed URLs of {options.job} are queued again")
+    return 0
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def _init(options: argparse.Namespace) -> int:
+    print("changed" if _ledger(options).create() else "unchanged")
+    return 0
+
+
+def _scheduler(options: argparse.Namespace) -> int:
     from crawler import service
     from crawler.broker import Broker
     from crawler.scheduler import Scheduler
@@ -48,33 +247,5 @@ def _scheduler(_: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.STOP.set())
-    Scheduler(Ledger.open(settings.database_url()), Broker(), service.STOP).run()
+    Scheduler(_ledger(options), Broker(), service.STOP).run()
     return 0
-
-
-def _status(options: argparse.Namespace) -> int:
-    """Exit status 1 if a job's counts do not add up."""
-    ledger = Ledger.open(settings.database_url())
-    jobs = operations.status(ledger, time.time())
-    kept = True
-    for job in jobs:
-        job["conserved"] = progress.conserved(job["counts"])
-        if options.recount:
-            job["conserved"] &= operations.count_again(ledger, job["job"]) == job["counts"]
-        kept &= job["conserved"]
-    if options.json:
-        # The counts stand beside the job's name as well: short for `status.yml` and jq.
-        print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))
-    else:
-        _print(jobs)
-    return 0 if kept else 1
-
-
-def _print(jobs: list[dict[str, Any]]) -> None:
-    console = Console()
-    if not jobs:
-        console.print("No job yet: hand one over with `python crawler/seed.py URL` on the control node.")
-    for job in jobs:
-        for table in progress.summary(job):
-            console.print(table)
-        console.print(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}\n")

@@ -79,6 +79,12 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
     return round((done - first.done) / (now - first.at), 1) if first and now > first.at else 0.0
 
 
+def must_know_job(ledger: Ledger, job: str) -> None:
+    """Raise UnknownError if there is no such job."""
+    with ledger.transaction() as tx:
+        _job_id(tx, job)
+
+
 def count_again(ledger: Ledger, job: str) -> dict[str, int]:
     """The counts of `job` taken from its URLs one by one, as a check on those kept along the way."""
     with ledger.transaction() as tx:

@@ -220,7 +220,7 @@ def _reading(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
 
 def _send(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     """To the fleet."""
-    os.environ["CRAWLER_BROKER_URL"] = settings.broker_url(options.fleet)
+    broker_url = settings.use_fleet(options.fleet)
     from crawler.broker import Broker, watching
 
     broker = Broker()
@@ -237,7 +237,7 @@ def _send(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
                 return 0
             return _watch(job.name, snapshots, options)
     except broker.errors as error:
-        shown = settings.without_password(os.environ["CRAWLER_BROKER_URL"])
+        shown = settings.without_password(broker_url)
         console.print(
             f"[red]The broker {shown} does not take the URLs: {error}\n"
             f"{confirmed:,} URLs were handed over and are safe; the rest was not sent. "

@@ -51,6 +51,12 @@ def broker_url(fleet: str | None = None) -> str:
     )
 
 
+def use_fleet(fleet: str | None) -> str:
+    """Let all that follows in this process speak to the broker of `fleet` (None: the last deployed); its address."""
+    os.environ["CRAWLER_BROKER_URL"] = url = broker_url(fleet)
+    return url
+
+
 def database_url() -> str:
     """SQLAlchemy address of the ledger, password included."""
     if url := _secret("database_url"):

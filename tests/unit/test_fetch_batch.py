@@ -14,7 +14,7 @@ import pytest
 from website import HTML, Answer, Site
 
 from crawler import settings
-from crawler.batch import fetch_batch
+from crawler.batch import Seen, fetch_batch
 from crawler.fetch import Client
 from crawler.job import Job
 from crawler.messages import Batch, Report, RobotsFile, Target
@@ -246,3 +246,90 @@ def test_an_expired_lease_is_not_fetched(site: Site) -> None:
         report = fetch_batch(batch, client, threading.Event(), worker="t")
     assert report.unfetched
     assert not site.requests
+
+
+def test_a_known_page_is_asked_for_only_if_changed(site: Site) -> None:
+    def page(_: int) -> Answer:
+        unchanged = site.requests[-1].headers.get("If-None-Match") == '"1"'
+        return Answer("", 304) if unchanged else Answer("<title>x</title>", headers={**HTML, "ETag": '"1"'})
+
+    site.pages["/"] = page
+    first = crawl(site, "/").pages[0]
+    assert (first.etag, first.reason) == ('"1"', None)
+    again = Target(url=f"{site.url}/", depth=0, etag=first.etag, digest=first.digest)
+    assert fetch_one(site, again).reason == "not modified"
+    assert fetch_one(site, again.model_copy(update={"etag": None})).reason == "unchanged"
+
+
+def fetch_one(site: Site, target: Target) -> Any:
+    batch = Batch(lease="l", job=Job(name="t", delay=0), host=site.host, targets=[target], expires_at=time.time() + 60)
+    with Client("x") as client:
+        return fetch_batch(batch, client, threading.Event(), worker="t").pages[0]
+
+
+def test_sitemaps_are_found_through_robots_txt(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer(f"Sitemap: {site.url}/map.xml\nSitemap: http://other.test/map.xml")
+    site.pages["/"] = Answer("")
+    report = crawl(site, "/", sitemaps=True)
+    assert [(link.url, link.sitemap, link.excluded) for link in report.links] == [
+        (f"{site.url}/map.xml", True, None),
+        ("http://other.test/map.xml", True, "scope: other host"),
+    ]
+    site.pages["/map.xml"] = Answer(f"<urlset><url><loc>{site.url}/hidden</loc></url></urlset>", headers={})
+    batch = Batch(
+        lease="l",
+        job=Job(name="t", delay=0),
+        host=site.host,
+        targets=[Target(url=f"{site.url}/map.xml", depth=0, sitemap=True)],
+        expires_at=time.time() + 60,
+    )
+    with Client("x") as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t")
+    assert (report.pages[0].state, report.pages[0].reason) == ("excluded", "sitemap of 1 URLs")
+    assert [(link.url, link.depth, link.sitemap) for link in report.links] == [(f"{site.url}/hidden", 0, False)]
+
+
+def test_noindex_pages_lead_on_but_are_not_kept(site: Site) -> None:
+    site.pages["/"] = Answer('<title>x</title><meta name=robots content=noindex><a href="/a">a</a>')
+    report = crawl(site, "/")
+    assert (report.pages[0].reason, report.pages[0].title) == ("noindex: not kept", None)
+    assert len(report.links) == 1
+
+
+def test_x_robots_tag_nofollow(site: Site) -> None:
+    site.pages["/"] = Answer('<a href="/a">a</a>', headers={**HTML, "X-Robots-Tag": "nofollow"})
+    assert crawl(site, "/").links == []
+    assert len(crawl(site, "/", robots=False).links) == 1
+
+
+def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
+    site.tree(3)
+    seen = Seen()
+    batch = Batch(
+        lease="l",
+        job=Job(name="t", delay=0),
+        host=site.host,
+        targets=[Target(url=f"{site.url}/", depth=3)],
+        expires_at=time.time() + 60,
+    )
+    with Client("x") as client:
+        first = fetch_batch(batch, client, threading.Event(), worker="t", seen=seen)
+        assert len(first.links) == 3
+        again = fetch_batch(batch, client, threading.Event(), worker="t", seen=seen)
+        assert len(again.links) == 3  # not confirmed, so sent again
+        seen.add("t", first.links)
+        assert fetch_batch(batch, client, threading.Event(), worker="t", seen=seen).links == []
+        batch.targets[0].depth = 2  # a shorter way is news
+        assert len(fetch_batch(batch, client, threading.Event(), worker="t", seen=seen).links) == 3
+
+
+def test_every_request_is_reported(site: Site) -> None:
+    site.pages["/"] = Answer("")
+    site.raw["/x"] = nonsense
+    report = crawl(site, "/", "/x")
+    assert [(request.url, request.status) for request in report.requests] == [
+        (f"{site.url}/robots.txt", 404),
+        (f"{site.url}/", 200),
+        (f"{site.url}/x", None),
+    ]
+    assert report.requests[2].reason

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crawler import ledger as ledger_module
 from crawler import operations
-from crawler.job import Job
+from crawler.job import Job, Scope
 from crawler.ledger import Ledger
 from crawler.messages import Admission, BackOff, Batch, Link, Page, Report, Retry
 
@@ -225,3 +225,64 @@ def test_back_off_is_capped_and_jittered() -> None:
     assert ledger_module.back_off(1, jitter=lambda: 0) == ledger_module.BACK_OFF_FIRST
     assert ledger_module.back_off(3, jitter=lambda: 1) == ledger_module.BACK_OFF_FIRST * 4 * 1.5
     assert ledger_module.back_off(50, jitter=lambda: 0) == pytest.approx(ledger_module.BACK_OFF_MAX)
+
+
+def test_depth_is_exact_whatever_is_found_first(ledger: Ledger) -> None:
+    """A deep page met on a long way first must not cut off what hangs on its short way."""
+    ledger.admit(admission("/0", "/1", depth=2, delay=0), now=0)
+    (batch,) = ledger.lease(5, now=0)
+    ledger.record(report(batch, links=("/x", "/y")), now=1)
+    (batch,) = ledger.lease(5, now=2)
+    assert {target.depth for target in batch.targets} == {1}  # a batch never mixes levels
+    again = report(batch, pages=[], unfetched=[SITE + "/y"])
+    again.pages = [Page(url=SITE + "/x", state="done", fetched_at=1, status=200)]
+    again.links = [Link(url=SITE + "/deep", depth=2)]
+    ledger.record(again, now=3)
+    (batch,) = ledger.lease(5, now=4)
+    assert [target.url for target in batch.targets] == [SITE + "/y"]
+
+
+def test_levels_wait_for_each_other_over_hosts(ledger: Ledger) -> None:
+    ledger.admit(
+        Admission(
+            job=Job(name="j", depth=2, delay=0, scope=Scope(kind="any")),
+            seeding="s",
+            chunk=0,
+            chunks=1,
+            urls=["http://a.test/", "http://b.test/"],
+        ),
+        now=0,
+    )
+    one, other = ledger.lease(5, now=0)
+    ledger.record(report(one, links=("/next",)), now=1)
+    assert ledger.lease(5, now=2) == []
+    ledger.record(report(other), now=3)
+    assert len(ledger.lease(5, now=10)) == 1
+
+
+def test_max_pages_per_host(ledger: Ledger) -> None:
+    ledger.admit(admission(*(f"/{n}" for n in range(9)), max_pages_per_host=4, delay=0), now=0)
+    (batch,) = ledger.lease(5, now=0)
+    assert len(batch.targets) == 4
+    ledger.record(report(batch), now=1)
+    ledger.tidy(2)
+    assert counts(ledger) == {"done": 4, "excluded": 5}
+
+
+def test_recrawl_visits_again_with_what_is_known(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", recrawl="1h"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    page = Page(url=SITE + "/a", state="done", fetched_at=10, status=200, title="A", etag='"1"', digest="d")
+    ledger.record(report(batch, pages=[page]), now=10)
+    ledger.tidy(11)
+    assert operations.status(ledger, 11)[0]["state"] == "done"
+    ledger.tidy(3000)
+    assert ledger.lease(1, now=3000) == []
+    ledger.tidy(3700)
+    (batch,) = ledger.lease(1, now=3700)
+    assert (batch.targets[0].etag, batch.targets[0].digest) == ('"1"', "d")
+    same = Page(url=SITE + "/a", state="done", fetched_at=3700, status=304, reason="not modified")
+    ledger.record(report(batch, pages=[same]), now=3701)
+    (row,) = operations.pages(ledger, "j")
+    assert (row["title"], row["etag"], row["status"], row["reason"]) == ("A", '"1"', 304, "not modified")
+    assert counts(ledger) == {"done": 1}

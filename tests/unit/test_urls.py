@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler import urls
+from crawler.job import Job
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,33 @@ def test_host_and_domain() -> None:
     assert urls.domain_of("shop.example.org:8080") == "example.org"
     assert urls.domain_of("python.test") == "python.test"
     assert urls.domain_of("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("url", "cleaned"),
+    [
+        ("http://a.test/?utm_source=x&id=1&gclid=2", "http://a.test/?id=1"),
+        ("http://a.test/?utm_source=x", "http://a.test/"),
+        ("http://a.test/p;jsessionid=0A?id=1", "http://a.test/p?id=1"),
+        ("http://a.test/p;v=1;JSESSIONID=0A", "http://a.test/p;v=1"),
+        ("http://a.test/?side=left&PHPSESSID=1", "http://a.test/?side=left"),  # names match whole, in any case
+        ("http://a.test/?", "http://a.test/"),
+    ],
+)
+def test_parameters_that_only_say_who_clicks_are_taken_out(url: str, cleaned: str) -> None:
+    assert Job(name="j").cleaned(url) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/a/b/a/b/a/b/", None),
+        ("/a/b/a/b/a/b/a/b/", "a path segment more than 3 times"),
+        ("/" + "/".join(map(str, range(30))), None),
+        ("/" + "/".join(map(str, range(31))), "more than 30 path segments"),
+        ("/?" + "&".join(f"p{n}=1" for n in range(20)), None),
+        ("/?" + "&".join(f"p{n}=1" for n in range(21)), "more than 20 parameters"),
+    ],
+)
+def test_traps(path: str, reason: str | None) -> None:
+    assert urls.trap("http://a.test" + path) == (reason and f"trap: {reason}")
