@@ -23,9 +23,19 @@ if [ -e "$records/rabbitmq-server" ] && ! installed rabbitmq-server; then
 fi
 
 if [ -n "$packages" ]; then
+  # The package locales removes this file when it goes, even one that was there before it.
+  locale=$(cat /etc/default/locale 2>/dev/null || true)
   # shellcheck disable=SC2086 # a list of packages
   apt-get purge --yes --quiet --quiet --option DPkg::Lock::Timeout=300 $packages >/dev/null
+  [ -z "$locale" ] || echo "$locale" > /etc/default/locale
   echo "removed the packages:" $packages
+fi
+
+if [ -e "$records/rabbitmq-server" ]; then
+  for dropin in epmd.socket.d/loopback.conf rabbitmq-server.service.d/journal.conf; do
+    rm -f "/etc/systemd/system/$dropin"
+    rmdir --ignore-fail-on-non-empty "/etc/systemd/system/${dropin%/*}"
+  done
 fi
 
 # What the packages' own scripts leave behind on purpose: data, logs, users.

@@ -15,8 +15,8 @@ description:
 
 
 class LookupModule(LookupBase):
-    """Look up nothing but the command line; terms are ignored."""
+    """Look up nothing but the command line."""
 
-    def run(self, terms: list[str], variables: dict[str, object] | None = None, **kwargs: object) -> list[list[str]]:
+    def run(self, *_terms: object, **_options: object) -> list[list[str]]:
         """Return one list of names."""
         return [sorted(load_extra_vars(self._loader))]

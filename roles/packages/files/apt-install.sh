@@ -17,7 +17,7 @@ installed > "$before"
 # ours: keep it.
 apt-get update --quiet --quiet --option DPkg::Lock::Timeout=300 --option Acquire::Retries=3
 apt-get install --yes --quiet --quiet --no-install-recommends --option DPkg::Lock::Timeout=300 \
-  --option Acquire::Retries=3 --option Dpkg::Options::=--force-confold "$@" || failed=$?
+  --option Acquire::Retries=3 --option APT::Keep-Downloaded-Packages=false --option Dpkg::Options::=--force-confold "$@" || failed=$?
 
 # What a failed installation left behind is recorded as well, under a name that lets the next run try again.
 installed | comm -13 "$before" - >> "$record.part"

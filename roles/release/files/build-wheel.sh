@@ -1,15 +1,26 @@
 #!/bin/sh
-# build-wheel.sh PYTHON SOURCE DIR
-# Builds the wheel of the package in SOURCE into DIR; DIR/complete says that all went well.
+# build-wheel.sh PYTHON SOURCE CACHE
+# Builds the wheel of the package in SOURCE into CACHE/<id>, unless it is there; prints the id, and "built" if it did.
+#
+# The id is the hash of all that a release consists of: the same sources give the same id, and hosts that have it have
+# nothing to do. A copy is hashed and built, so it is one state of the sources even while somebody edits them; and
+# setuptools would pack what earlier builds left in a build directory.
 set -eu
-python=$1 source=$2 dir=$3
+python=$1 source=$2 cache=$3
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/crawler"
 cp "$source"/crawler/*.py "$work/crawler/"
-cp "$source/pyproject.toml" "$source/README.md" "$work/"
+cp "$source/pyproject.toml" "$source/requirements-hosts.txt" "$source/README.md" "$work/"
 
-mkdir -p "$dir"
-"$python" -m pip wheel --quiet --no-deps --wheel-dir "$dir" "$work"
-touch "$dir/complete"
+id=$(cd "$work" && sha256sum crawler/*.py pyproject.toml requirements-hosts.txt | sha256sum | cut -c 1-12)
+if [ -e "$cache/$id/complete" ]; then
+  echo "$id"
+  exit
+fi
+
+mkdir -p "$cache/$id"
+"$python" -m pip wheel --quiet --no-deps --wheel-dir "$cache/$id" "$work"
+touch "$cache/$id/complete"
+echo "$id built"

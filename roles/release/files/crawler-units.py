@@ -21,6 +21,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+# ruff: noqa: S603, S607 - it runs systemctl, by its name, with the names of units
+
 TARGET = "crawler.target"
 CURRENT = Path("/opt/crawler/current")
 

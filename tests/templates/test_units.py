@@ -1,0 +1,134 @@
+"""The units as systemd reads them, and the command that applies them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+Render = Callable[..., str]
+SERVICES = {
+    "crawler-worker@.service": "worker",
+    "crawler-recorder@.service": "frontier",
+    "crawler-scheduler.service": "frontier",
+}
+systemd = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed on this machine")
+
+
+@pytest.fixture
+def units(render: Render, tmp_path: Path) -> Path:
+    """Render all units into a directory as they lie in /etc/systemd/system; their programs exist on this machine."""
+    files = {name: render(role, f"{name}.j2") for name, role in SERVICES.items()}
+    files |= {
+        "crawler.target": render("release", "crawler.target.j2"),
+        "crawler.target.d/workers.conf": render("worker", "workers.conf.j2", worker_count=3),
+        "crawler.target.d/frontier.conf": render("frontier", "frontier.conf.j2"),
+        "crawler-.service.d/common.conf": render("release", "common.conf.j2"),
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(re.sub(r"/opt/crawler/current/venv/bin/\w+", "/bin/true", text))
+    return tmp_path
+
+
+@systemd
+def test_systemd_understands_the_units(units: Path) -> None:
+    names = ["crawler-worker@1.service", "crawler-recorder@1.service", "crawler-scheduler.service", "crawler.target"]
+    # The units before the colon, then the machine's own, which ours name.
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{units}:"}
+    run = subprocess.run(["systemd-analyze", "verify", *names], env=environment, capture_output=True, text=True)
+    complaints = [line for line in run.stderr.splitlines() if "crawler" in line]
+    assert complaints == []
+
+
+@systemd
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_are_confined(units: Path, service: str) -> None:
+    """systemd's own score: 10 is no protection at all, 2 and less is OK."""
+    merged = units / "merged.service"
+    merged.write_text((units / service).read_text() + (units / "crawler-.service.d/common.conf").read_text())
+    run = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(merged)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_stopping_lets_running_work_finish(units: Path, service: str) -> None:
+    text = (units / service).read_text()
+    assert "KillMode=mixed" in text
+    assert "TimeoutStopSec=90" in text
+    assert "Type=notify" in text
+    assert "Restart=always" in text
+
+
+def test_nothing_secret_stands_in_a_unit_or_the_environment(units: Path, render: Render) -> None:
+    texts = [path.read_text() for path in units.rglob("*.*") if path.is_file()]
+    texts += [render("release", "crawler.env.j2"), render("frontier", "crawler.j2")]
+    assert not any("secret" in text for text in texts)
+
+
+def test_celery_expands_the_host_name_not_systemd(render: Render) -> None:
+    assert "-n worker-%i@%%h " in render("worker", "crawler-worker@.service.j2")
+
+
+@pytest.mark.parametrize(
+    ("persisted", "asked", "keep", "workers"),
+    [
+        ("", 2, True, 2),  # a first deploy takes the inventory's number
+        ("network-online.target crawler-worker@1.service", 5, True, 1),  # scale.yml's number is kept
+        ("crawler-worker@1.service crawler-worker@2.service", 5, False, 5),  # unless another is asked for
+    ],
+)
+def test_number_of_workers(render: Render, persisted: str, asked: int, keep: bool, workers: int) -> None:
+    text = render(
+        "worker", "workers.conf.j2", worker_count=asked, worker_keep_count=keep, __worker_target={"stdout": persisted}
+    )
+    [wants] = [line for line in text.splitlines() if line.startswith("Wants=")]
+    assert wants.removeprefix("Wants=").split() == [f"crawler-worker@{n}.service" for n in range(1, workers + 1)]
+
+
+@pytest.fixture
+def command() -> ModuleType:
+    """The program crawler-units as a module."""
+    path = Path(__file__).parents[2] / "roles/release/files/crawler-units.py"
+    spec = importlib.util.spec_from_file_location("crawler_units", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_service_is_stale_when_what_it_read_is_younger(command: ModuleType, tmp_path: Path) -> None:
+    credential = tmp_path / "broker_url"
+    credential.write_text("amqp://")
+    unit = tmp_path / "crawler-worker@.service"
+    unit.write_text(f"[Service]\nLoadCredential=broker_url:{credential}\n")
+    os.utime(unit, (1000, 1000))
+    started = {"FragmentPath": str(unit), "DropInPaths": "", "InactiveExitTimestamp": "@2000"}
+
+    os.utime(credential, (1999, 1999))
+    assert not command.is_stale(started)
+    os.utime(credential, (2001, 2001))
+    assert command.is_stale(started)
+
+
+@pytest.mark.parametrize(
+    ("unit", "belongs"),
+    [
+        ("crawler-worker@3.service", True),
+        ("crawler-worker.service", True),
+        ("crawler-workers@1.service", False),
+        ("crawler-recorder@1.service", False),
+    ],
+)
+def test_services_are_told_apart_by_name(command: ModuleType, unit: str, belongs: bool) -> None:
+    assert command.belongs(unit, ["crawler-worker"]) is belongs
