@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_ledger import SITE, admission, counts, report
+from ledger_promises import SITE, admission, counts, report
 
 from crawler import operations
 from crawler.ledger import Ledger

@@ -1,4 +1,5 @@
-"""The ledger's promises, on SQLite; tests/integration repeats the ones that depend on the database with PostgreSQL."""
+"""The ledger's promises, tested with whatever database the fixture `ledger` is on: SQLite here, PostgreSQL in
+tests/integration."""
 
 from __future__ import annotations
 

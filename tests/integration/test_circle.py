@@ -1,0 +1,109 @@
+"""Seed, lease, fetch, record: real processes, real broker, real database, and a site that counts what it is asked."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable
+
+from conftest import Processes, Services, eventually
+from website import Answer, Site
+
+from crawler import operations
+from crawler.ledger import Ledger
+
+Outcome = Callable[[str], dict[str, int]]
+
+
+def begun(ledger: Ledger, pages: int) -> Callable[[], bool]:
+    """Whether some job has that many pages."""
+
+    def check() -> bool:
+        jobs = operations.status(ledger, 0)
+        return bool(jobs) and jobs[0]["counts"]["done"] >= pages
+
+    return check
+
+
+def test_a_site_is_crawled_exactly(processes: Processes, site: Site, ledger: Ledger, outcome: Outcome) -> None:
+    site.tree(300)
+    seeded = processes.seed(site.url, "--name", "tree", "--delay", "0", "--watch", "--timeout", "100")
+    assert seeded.returncode == 0, seeded.stdout + seeded.stderr
+    assert "300" in seeded.stdout
+    assert outcome("tree") == {"discovered": 300, "queued": 0, "leased": 0, "done": 300, "failed": 0, "excluded": 0}
+    assert sorted(site.paths) == sorted(["/robots.txt", *site.pages])  # robots.txt by one worker, for both
+
+
+def test_max_pages_is_exact(processes: Processes, site: Site, outcome: Outcome) -> None:
+    site.tree(300)
+    processes.seed(site.url, "--name", "few", "--delay", "0", "--max-pages", "123")
+    assert outcome("few")["done"] == 123
+    assert len(site.paths) == 124
+
+
+def test_a_worker_told_to_stop_returns_its_batch(
+    processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
+) -> None:
+    site.tree(60)
+    processes.seed(site.url, "--name", "stop", "--delay", "0.1")
+    eventually(begun(ledger, 5))
+    assert processes.stop("worker-1") < 15
+    assert processes.stop("worker-2") < 15
+    processes.worker(3)
+    assert outcome("stop")["done"] == 60
+    assert len(site.paths) == len(set(site.paths))  # nothing was fetched twice
+
+
+def test_killed_processes_lose_nothing(processes: Processes, site: Site, ledger: Ledger, outcome: Outcome) -> None:
+    site.tree(120)
+    processes.seed(site.url, "--name", "kill", "--delay", "0.05")
+    for number, pages in enumerate((5, 20, 40), start=3):
+        eventually(begun(ledger, pages))
+        processes.stop(f"worker-{number - 2}", signal.SIGKILL)
+        processes.worker(number)
+        processes.stop(f"recorder-{number - 2}", signal.SIGKILL)
+        processes.recorder(number)
+    processes.stop("scheduler", signal.SIGKILL)
+    processes.scheduler()
+    assert outcome("kill")["done"] == 120
+    times = [request.at for request in site.requests]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps) >= 0.05, "a redelivered batch did not keep the delay"
+
+
+def test_services_that_restart_lose_nothing(
+    processes: Processes, services: Services, site: Site, ledger: Ledger, outcome: Outcome
+) -> None:
+    site.tree(200)
+    processes.seed(site.url, "--name", "restart", "--delay", "0.05")
+    eventually(begun(ledger, 10))
+    services.run("systemctl restart rabbitmq-server")
+    eventually(begun(ledger, 60))
+    services.run("systemctl restart postgresql")
+    assert outcome("restart")["done"] == 200
+    assert services.queues()["dead"] == 0
+
+
+def test_seeds_of_every_kind(processes: Processes, site: Site, ledger: Ledger, outcome: Outcome) -> None:
+    site.tree(3)
+    text = f"{site.url}/\n\n# a comment\nnonsense\n{site.url}/1\nftp://example.org/\n{site.url}/\n"
+    seeded = processes.seed("-", "--name", "lines", "--delay", "0", "--depth", "0", text=text)
+    assert seeded.returncode == 0
+    assert "standard input line 4: 'nonsense' is left out: not a URL" in seeded.stderr
+    assert "standard input line 6: 'ftp://example.org/'" in seeded.stderr
+    assert "3 URLs handed over to job lines, 2 left out" in seeded.stderr
+    counts = outcome("lines")
+    assert (counts["done"], counts["excluded"]) == (2, 1)
+
+
+def test_a_poisoned_message_ends_among_the_dead_letters(
+    processes: Processes, services: Services, site: Site, outcome: Outcome
+) -> None:
+    from celery import Celery
+
+    app = Celery(broker="amqp://seed:seed@127.0.0.1:42292/crawler")
+    app.send_task("record", args=[{"nonsense": 1}], exchange="frontier", routing_key="frontier", queue=None)
+    eventually(lambda: services.queues()["dead"] == 1)
+    site.pages["/"] = Answer("")
+    processes.seed(site.url, "--name", "after", "--delay", "0")
+    assert outcome("after")["done"] == 1

@@ -1,0 +1,64 @@
+"""The ledger's promises once more, on PostgreSQL, and what only several processes at once can show."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+from ledger_promises import *  # noqa: F403
+from ledger_promises import admission, counts, report
+from sqlalchemy.exc import DBAPIError
+
+from crawler.ledger import Ledger
+from crawler.messages import Report
+
+
+def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
+    """Four recorders and two schedulers on the same hosts, reports doubled and reordered: nothing lost, nothing twice."""
+    ledger.admit(admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
+    reports: list[Report] = []
+    leased: list[str] = []
+    lock, stop, errors = threading.Lock(), threading.Event(), []
+
+    def schedule() -> None:
+        while not stop.is_set():
+            batches = again(lambda: ledger.lease(2, time.time()))
+            for batch in batches:
+                links = tuple(f"/{random.randrange(600)}" for _ in range(100))  # noqa: S311
+                with lock:
+                    leased.extend(target.url for target in batch.targets)
+                    reports.extend([report(batch, links=links)] * random.choice((1, 2)))  # noqa: S311
+            time.sleep(0.01)
+
+    def record() -> None:
+        while not (stop.is_set() and not reports):
+            with lock:
+                message = reports.pop(random.randrange(len(reports))) if reports else None  # noqa: S311
+            if message:
+                again(lambda: ledger.record(message, time.time()))
+            else:
+                time.sleep(0.01)
+
+    def again(work):  # type: ignore[no-untyped-def]  # as tasks.py does after a deadlock
+        while True:
+            try:
+                return work()
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != "40P01":
+                    errors.append(error)
+                    stop.set()
+                    raise
+
+    threads = [threading.Thread(target=work) for work in (schedule, schedule, record, record, record, record)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while counts(ledger).get("done", 0) < 600 and not errors and time.monotonic() < deadline:
+        time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert counts(ledger) == {"done": 600}
+    assert len(leased) == len(set(leased)) == 600
