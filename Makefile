@@ -16,7 +16,7 @@ demo: .venv/ready ## start five hosts in containers, deploy to them, crawl four 
 	molecule/prerequisites
 	ansible-playbook -i inventory/demo molecule/create.yml
 	ansible-playbook -i inventory/demo deploy.yml
-	python crawler/seed.py --fleet demo --job inventory/demo/job.yml --name "demo-$$(date +%Y%m%d-%H%M%S)" \
+	python crawler/seed.py --fleet demo --job molecule/job.yml --name "demo-$$(date +%Y%m%d-%H%M%S)" \
 		--watch --timeout 900 --summary .cache/fleet/demo/summary.json
 	@python tests/fleet/site_walk.py --fleet demo --check .cache/fleet/demo/summary.json
 

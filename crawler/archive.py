@@ -421,5 +421,5 @@ def _new_id() -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9._]+", "_", text)[:80] or "_"
+    """`text` as part of a file's name, which holds three of them and 255 bytes at most."""
+    return re.sub(r"[^A-Za-z0-9._]+", "_", text)[:60] or "_"

@@ -91,8 +91,8 @@ def test_number_of_workers(render: Render, persisted: str, asked: int, keep: boo
     text = render(
         "worker", "workers.conf.j2", worker_count=asked, worker_keep_count=keep, __worker_target={"stdout": persisted}
     )
-    [wants] = [line for line in text.splitlines() if line.startswith("Wants=")]
-    assert wants.removeprefix("Wants=").split() == [f"crawler-worker@{n}.service" for n in range(1, workers + 1)]
+    wants = [line for line in text.splitlines() if line.startswith("Wants=")]
+    assert wants == [f"Wants=crawler-worker@{n}.service" for n in range(1, workers + 1)]
 
 
 @pytest.fixture

@@ -209,6 +209,14 @@ def test_each_job_has_files_of_its_own_and_names_do_not_clash(tmp_path: Path) ->
     assert sum("-two.x_y-" in name for name in names) == 4
 
 
+def test_the_longest_names_still_make_a_file(tmp_path: Path) -> None:
+    archive = opened(tmp_path, host="h" * 300, worker="w" * 300)
+    for job in ("j" * 79 + "1", "j" * 79 + "2"):
+        archive.write(job, response(f"/{job}"), REQUEST)
+    archive.close()
+    assert len(pages(tmp_path)) == 2
+
+
 def test_the_file_of_a_job_that_rests_is_completed(tmp_path: Path) -> None:
     time = [1000.0]
     archive = opened(tmp_path, idle=60, now=lambda: time[0])

@@ -1,0 +1,37 @@
+"""The broker: what it holds, who may do what, and who else can reach it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from testinfra.host import Host
+
+
+def rabbitmq(host: Host, command: str) -> list[dict[str, str]]:
+    listed: list[dict[str, str]] = json.loads(host.check_output(f"rabbitmqctl --quiet --formatter json {command}"))
+    return listed
+
+
+def test_server_comes_back_after_a_reboot(host: Host) -> None:
+    server = host.service("rabbitmq-server")
+    assert server.is_running
+    assert server.is_enabled
+
+
+def test_each_role_has_a_user_and_nobody_else(host: Host) -> None:
+    users = {user["user"]: user["tags"] for user in rabbitmq(host, "list_users")}
+    assert users == {"seed": [], "worker": [], "frontier": []}
+
+
+@pytest.mark.parametrize("queue", ["frontier", "fetch", "dead"])
+def test_queues_keep_messages_over_a_crash(host: Host, queue: str) -> None:
+    types = {found["name"]: found["type"] for found in rabbitmq(host, "list_queues --vhost crawler name type")}
+    assert types[queue] == "quorum"
+
+
+def test_nothing_was_given_up(host: Host) -> None:
+    messages = {
+        found["name"]: found["messages"] for found in rabbitmq(host, "list_queues --vhost crawler name messages")
+    }
+    assert messages["dead"] == 0

@@ -1,0 +1,108 @@
+"""A deployed fleet, as its operator sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import testinfra
+from site_walk import pages_of
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = "crawler-worker@* crawler-recorder@* crawler-scheduler.service"
+
+
+class Fleet:
+    """A deployed inventory, and what an operator does with it."""
+
+    def __init__(self, inventory: str) -> None:
+        self.inventory = inventory
+        listed = json.loads(self._run("ansible-inventory", "--list").stdout)
+        self.groups = {name: group["hosts"] for name, group in listed.items() if group.get("hosts")}
+        self.name: str = listed["_meta"]["hostvars"][self.groups["web"][0]]["crawler_fleet"]
+        self.ssh_config = ROOT / ".cache" / "fleet" / self.name / "ssh_config"
+        self._hosts: dict[str, Host] = {}
+
+    def _run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        }
+        return subprocess.run(
+            [command[0], "-i", self.inventory, *command[1:]],
+            check=check,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+
+    @property
+    def product(self) -> set[str]:
+        """The hosts that the product is deployed to."""
+        return {host for group in ("broker", "frontier", "workers") for host in self.groups[group]}
+
+    def host(self, name: str) -> Host:
+        """The host of that name, as root."""
+        if name not in self._hosts:
+            self._hosts[name] = testinfra.get_host(f"ssh://{name}", ssh_config=str(self.ssh_config), sudo=True)
+        return self._hosts[name]
+
+    def playbook(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `ansible-playbook`; whether it succeeded is for the test to say."""
+        return self._run("ansible-playbook", *arguments, check=False)
+
+    def seed(self, job: str, *options: str) -> None:
+        """Hand the demo's sites over to the fleet, as a job of that name."""
+        command = ["crawler/seed.py", "--fleet", self.name, "--job", "molecule/job.yml", "--name", job, *options]
+        seeding = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert seeding.returncode == 0, seeding.stdout + seeding.stderr
+
+    def crawl(self, job: str) -> dict[str, Any]:
+        """Crawl the demo's sites to the end; the summary that seed.py writes."""
+        written = self.ssh_config.with_name("summary.json")
+        written.unlink(missing_ok=True)
+        self.seed(job, "--watch", "--timeout", "240", "--summary", str(written))
+        summary: dict[str, Any] = json.loads(written.read_text())
+        return summary
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """What the ledger knows of each job."""
+        frontier = self.host(self.groups["frontier"][0])
+        return {job["job"]: job for job in json.loads(frontier.check_output("crawler status --json"))["jobs"]}
+
+    def pages(self) -> dict[str, list[str]]:
+        """The pages of each site, found without the crawler."""
+        return pages_of(self.name, self.groups["web"][0])
+
+    def running(self, host: str) -> list[str]:
+        """Our units that run on the host, workers and recorders with their numbers."""
+        shown = self.host(host).check_output(f"systemctl list-units --no-legend --plain --state=running {UNITS}")
+        return sorted(line.split()[0].removesuffix(".service") for line in shown.splitlines())
+
+    def wanted(self, host: str) -> list[str]:
+        """Our units that crawler.target wants on the host: what a reboot brings back."""
+        shown = self.host(host).check_output("systemctl show --property=Wants --value crawler.target")
+        return sorted(unit.removesuffix(".service") for unit in shown.split() if unit.startswith("crawler-"))
+
+    def reboot(self, host: str) -> None:
+        """Returns when one can log in again; the services may take longer."""
+        subprocess.run(["podman", "restart", f"{self.name}-{host}"], check=True, capture_output=True)
+        eventually(lambda: subprocess.run(["ssh", "-qF", self.ssh_config, host, "true"]).returncode == 0)
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 90) -> Any:
+    """What the condition returns as soon as that is true; fails when it does not become so in time."""
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {condition}"
+        time.sleep(0.5)
+    return result

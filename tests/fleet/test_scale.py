@@ -1,0 +1,51 @@
+"""scale.yml: up and down, kept by the next deploy, and no nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from fleet import Fleet
+
+
+def workers(fleet: Fleet) -> dict[str, int]:
+    """How many workers run on each worker host; fails where a reboot would bring back others."""
+    for host in fleet.groups["workers"]:
+        assert fleet.running(host) == fleet.wanted(host)
+    return {host: sum("worker@" in unit for unit in fleet.running(host)) for host in fleet.groups["workers"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_before(fleet: Fleet) -> Iterator[None]:
+    before = set(workers(fleet).values())
+    yield
+    assert fleet.playbook("scale.yml", "-e", f"workers={max(before)}").returncode == 0
+
+
+def test_up_down_and_kept_by_a_deploy(fleet: Fleet) -> None:
+    hosts = fleet.groups["workers"]
+    for count in (4, 1):
+        scaled = fleet.playbook("scale.yml", "-e", f"workers={count}")
+        assert scaled.returncode == 0, scaled.stdout
+        assert workers(fleet) == dict.fromkeys(hosts, count)
+    deployed = fleet.playbook("deploy.yml")
+    assert deployed.returncode == 0, deployed.stdout
+    assert "changed=0" in deployed.stdout
+    assert workers(fleet) == dict.fromkeys(hosts, 1)
+
+
+def test_one_host_of_many(fleet: Fleet) -> None:
+    first, *others = fleet.groups["workers"]
+    before = workers(fleet)
+    scaled = fleet.playbook("scale.yml", "-e", "workers=3", "--limit", first)
+    assert scaled.returncode == 0, scaled.stdout
+    assert workers(fleet) == {first: 3} | {host: before[host] for host in others}
+
+
+@pytest.mark.parametrize("nonsense", ["0", "-1", "abc", "100000", "1.5", ""])
+def test_nonsense_is_refused(fleet: Fleet, nonsense: str) -> None:
+    before = workers(fleet)
+    refused = fleet.playbook("scale.yml", "-e", f"workers={nonsense}")
+    assert refused.returncode != 0
+    assert "scale.yml -e workers=" in refused.stdout + refused.stderr
+    assert workers(fleet) == before

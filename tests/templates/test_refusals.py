@@ -1,0 +1,75 @@
+"""Wrong or missing input: refused at once, with the reason and the command to type. No host is needed for that."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ONE_HOST = "{broker: {hosts: {h: }}, frontier: {hosts: {h: }}, workers: {hosts: {h: }}}"
+
+
+def play(tmp_path: Path, inventory: str, playbook: str, *extra: str) -> str:
+    """Run a playbook that must fail; return what it says, in one line."""
+    (tmp_path / "hosts.yml").write_text(inventory)
+    command = [Path(sys.executable).with_name("ansible-playbook"), "--connection=local", "-i", tmp_path / "hosts.yml"]
+    for variable in extra:
+        command += ["-e", variable]
+    command.append(ROOT / playbook)
+    run = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+    )
+    assert run.returncode != 0, run.stdout
+    return " ".join((run.stdout + run.stderr).split())
+
+
+@pytest.mark.parametrize("group", ["broker", "frontier", "workers"])
+def test_an_empty_group(tmp_path: Path, group: str) -> None:
+    said = play(tmp_path, ONE_HOST.replace(f"{group}: {{hosts: {{h: }}}}", f"{group}: {{}}"), "deploy.yml")
+    assert f"The group `{group}` is empty" in said
+    assert "ansible-playbook -i inventory/demo deploy.yml" in said
+
+
+def test_two_brokers(tmp_path: Path) -> None:
+    said = play(tmp_path, ONE_HOST.replace("broker: {hosts: {h: }}", "broker: {hosts: {h: , i: }}"), "deploy.yml")
+    assert "The group `broker` has 2 hosts (h, i)" in said
+
+
+@pytest.mark.parametrize(
+    ("contact", "reason"), [("", "is missing"), ("crawler_contact=nobody", "is not an address: nobody")]
+)
+def test_no_contact_address(tmp_path: Path, contact: str, reason: str) -> None:
+    said = play(tmp_path, ONE_HOST, "deploy.yml", *filter(None, [contact]))
+    assert f"crawler_contact {reason}" in said
+    assert "ansible-playbook deploy.yml -e crawler_contact=you@example.org" in said
+
+
+@pytest.mark.parametrize("playbook", ["deploy.yml", "scale.yml"])
+@pytest.mark.parametrize("workers", ["0", "-1", "abc", "2.5", "100000", "101"])
+def test_a_number_of_workers_that_makes_no_sense(tmp_path: Path, playbook: str, workers: str) -> None:
+    said = play(tmp_path, ONE_HOST, playbook, f"workers={workers}", "crawler_contact=you@example.org")
+    assert f"workers={workers} is not a number from 1 to 100" in said
+    assert "ansible-playbook scale.yml -e workers=4" in said
+
+
+def test_scaling_to_no_number(tmp_path: Path) -> None:
+    assert "Type: ansible-playbook scale.yml -e workers=4" in play(tmp_path, ONE_HOST, "scale.yml")
+
+
+def test_destroying_without_saying_so(tmp_path: Path) -> None:
+    assert "-e confirm=yes" in play(tmp_path, ONE_HOST, "playbooks/destroy.yml")
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this machine runs systemd")
+def test_a_host_without_systemd(tmp_path: Path) -> None:
+    said = play(tmp_path, ONE_HOST, "deploy.yml", "crawler_contact=you@example.org")
+    assert "h was not started by systemd" in said
+    assert "make demo" in said
