@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import email.utils
 import hashlib
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from crawler import fetch, parse, robots, settings, sitemaps, urls
+from crawler import extract, fetch, parse, robots, settings, sitemaps, urls
+from crawler.archive import Archive
 from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Request, Retry, RobotsFile, Target
 
 BUDGET = 45.0
@@ -18,6 +20,13 @@ one Crawl-delay and one fetch: 105 s, well under the watchdog's 180 s and Rabbit
 MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
 MAX_RETRY_AFTER = 24 * 3600.0
+
+
+log = logging.getLogger(__name__)
+
+
+class _NotArchivedError(Exception):
+    """The disk did not take a page. Its URL goes back unfetched."""
 
 
 class Stop(Protocol):
@@ -29,6 +38,9 @@ class Stop(Protocol):
 
 
 class Client(Protocol):
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
     def get(
         self,
         url: str,
@@ -74,6 +86,7 @@ class _Visit:
     report: Report
     now: Callable[[], float]
     began: float
+    archive: Archive | None = None
     last_request: float | None = None
     rules: dict[str, robots.Rules] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
@@ -87,7 +100,7 @@ class _Visit:
         """Wait until the host's delay has passed. False: no time is left, or we were told to stop."""
         wait = 0.0 if self.last_request is None else self.last_request + self.delay - self.now()
         resumes = self.now() + max(wait, 0)
-        if self.stop.is_set() or resumes > self.batch.expires_at:
+        if self.stop.is_set() or resumes > self.batch.expires_at or (self.archive and not self.archive.has_room()):
             return False
         if self.last_request is not None and resumes - self.began > BUDGET:
             return False
@@ -118,6 +131,7 @@ def fetch_batch(
     worker: str,
     redelivered: bool = False,
     seen: Seen | None = None,
+    archive: Archive | None = None,
     now: Callable[[], float] = time.time,
 ) -> Report:
     """Fetch the URLs of `batch` in their order, keeping the host's delay and robots.txt, until all are done, time is up
@@ -129,7 +143,8 @@ def fetch_batch(
     report = Report(
         lease=batch.lease, job=batch.job.name, host=batch.host, worker=worker, release=settings.release(), delay=0
     )
-    visit = _Visit(batch, client, stop, report, now, began=now())
+    keep = archive if batch.job.archive == "warc" else None
+    visit = _Visit(batch, client, stop, report, now, began=now(), archive=keep)
     if redelivered:
         visit.last_request = now()
     targets = list(batch.targets)
@@ -173,7 +188,11 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
         if error.host_down:
             visit.report.back_off = BackOff(reason=error.reason)
         return True
-    _judge(visit, target, response)
+    try:
+        _judge(visit, target, response)
+    except _NotArchivedError as error:
+        log.error("%s: not archived, so not done: %s", target.url, error)
+        return False
     return True
 
 
@@ -243,30 +262,52 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
 
 
 def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
-    obey = visit.batch.job.robots
-    document = parse.parse(
-        parse.decode(response.body, response.headers.get("content-type", "")), response.url, settings.PRODUCT
-    )
+    job = visit.batch.job
+    text = parse.decode(response.body, response.headers.get("content-type", ""))
+    document = parse.parse(text, response.url, settings.PRODUCT)
     nofollow, noindex = parse.directives(response.headers.get("x-robots-tag", ""))
-    if not (obey and (document.nofollow or nofollow)):
+    digest = hashlib.sha256(response.body).hexdigest()
+    found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}
+    reason = "unchanged" if digest == target.digest else None
+    if job.robots and (document.noindex or noindex):
+        reason = "noindex: not kept"
+    else:
+        # Before anything is noted of a page that may have to wait for room on the disk.
+        found |= _kept(visit, target, response, digest)
+        found |= {
+            "title": document.title,
+            "etag": response.headers.get("etag"),
+            "last_modified": response.headers.get("last-modified"),
+        }
+        if job.extract:
+            page = extract.Page(response.url, response.status, response.headers, text, document.links)
+            if document.tree:
+                page.tree = document.tree
+            found["fields"], found["extract_error"] = extract.extract(job.extract, page)
+    if not (job.robots and (document.nofollow or nofollow)):
         for url in document.links:
             _see(visit, url, target.depth + 1, found_on=target.url)
-    digest = hashlib.sha256(response.body).hexdigest()
-    reason, title = ("unchanged" if digest == target.digest else None), document.title
-    if obey and (document.noindex or noindex):
-        reason, title = "noindex: not kept", None
-    _finish(
-        visit,
-        target,
-        "done",
-        reason,
-        response,
-        digest=digest,
-        title=title,
-        canonical=document.canonical,
-        etag=response.headers.get("etag"),
-        last_modified=response.headers.get("last-modified"),
-    )
+    _finish(visit, target, "done", reason, response, **found)
+
+
+def _kept(visit: _Visit, target: Target, response: fetch.Response, digest: str) -> dict[str, Any]:
+    """Archive a page, if the job wants that; where it is, as fields of Page."""
+    if visit.archive is None:
+        return {}
+    try:
+        position = visit.archive.write(
+            visit.batch.job.name,
+            response,
+            visit.client.headers,
+            status_line=response.status_line,
+            headers=response.header_lines,
+            address=response.address,
+            digest=digest,
+            about={"depth": target.depth, "worker": visit.report.worker, "release": visit.report.release},
+        )
+    except OSError as error:
+        raise _NotArchivedError(error.strerror) from error
+    return {"warc_file": position.file, "warc_offset": position.offset}
 
 
 def _read_sitemap(visit: _Visit, target: Target, response: fetch.Response) -> None:

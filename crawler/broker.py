@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kombu import Connection, Exchange, Producer, Queue
+from kombu.exceptions import OperationalError
 
 from crawler.messages import Admission, Batch
 
@@ -27,7 +28,7 @@ class Broker:
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
         """What any method raises when the broker is away."""
-        return (*self._connection.connection_errors, *self._connection.channel_errors, OSError)
+        return (*self._connection.connection_errors, *self._connection.channel_errors, OperationalError, OSError)
 
     def room(self, per_consumer: int) -> int:
         """How many batches more the fetch queue should hold; none while no worker is there to take them."""

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from crawler import operations, progress, settings, urls
+from crawler import export, extract, operations, progress, settings, urls
 from crawler.ledger import Ledger
 
 console = Console()
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except (settings.SettingMissingError, operations.UnknownError, urls.InvalidURLError) as error:
+    except (settings.SettingMissingError, export.ExportError, operations.UnknownError, urls.InvalidURLError) as error:
         sys.exit(str(error))
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)
@@ -64,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--fleet", help="on the control node: over the broker of this fleet, or of the last: current")
     for_machines(command("explain", _explain, "all that is known of a URL", "url"))
     for_machines(command("audit", _audit, "every request made to a host, and the rest it had before each", "host"))
+    exporting = command("export", _export, "a job's URLs and what became of them")
+    exporting.description, exporting.formatter_class = export.__doc__, argparse.RawDescriptionHelpFormatter
+    exporting.add_argument("--job", required=True)
+    exporting.add_argument("--format", choices=export.FORMATS, default="jsonl")
+    exporting.add_argument("--where", default="", metavar="CONDITIONS")
+    exporting.add_argument("-o", "--output", type=Path, help="default: standard output")
     command("block", _block, "never ask a host again; drop what is queued for it", "host")
     command("unblock", _unblock, "take a block back; queue again what it dropped", "host")
     command("pause", _state("paused"), "lease nothing more of a job; what is away is finished", "job")
@@ -142,7 +150,7 @@ def _snapshots(options: argparse.Namespace, stack: contextlib.ExitStack) -> Iter
 
         yield from stack.enter_context(watching(Broker()))
     ledger = _ledger(options)
-    operations.must_know_job(ledger, options.job)
+    operations.job_named(ledger, options.job)
     while True:
         yield operations.status(ledger, time.time())
         time.sleep(1)
@@ -194,6 +202,26 @@ def _audit(options: argparse.Namespace) -> int:
         outcome = request["status"] or request["reason"]
         _say(f"{_when(request['at'])} {rest}{outcome} {request['url']} {request['worker']}")
     _say(f"{number} requests" + (f", shortest rest between two: {shortest:.3f} s" if number > 1 else ""))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    where = export.conditions(options.where)
+    ledger = _ledger(options)
+    job = operations.job_named(ledger, options.job)
+    bar = Progress("{task.description}", "{task.completed:,} URLs", TimeElapsedColumn(), console=Console(stderr=True))
+    try:
+        with bar:
+            task = bar.add_task(job.name, total=None)
+            export.write(
+                operations.pages(ledger, job.name, where),
+                options.format,
+                options.output or sys.stdout.buffer,
+                names=extract.names(job.extract),
+                progress=lambda count: bar.update(task, completed=count),
+            )
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal
 
 import sqlalchemy as sa
 
-from crawler import ledger
+from crawler import schema
 
 Format = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
@@ -51,7 +51,7 @@ COLUMNS = {
     "fields": "fields",
 }
 """What is exported, by name: the ledger's column."""
-_MORE_TO_CHOOSE_BY = ("host", "attempts", "discovered_at", "seconds", "worker", "release")
+_MORE_TO_CHOOSE_BY = ("host", "attempts", "discovered_at", "worker", "release")
 _TIMES = ("fetched_at", "discovered_at")
 
 
@@ -70,7 +70,7 @@ def write(
     names: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Write `records`, as Ledger.pages gives them; returns how many there were.
+    """Write `records`, as operations.pages gives them; returns how many there were.
 
     A path `out` appears when it is complete; until then there is `….part` beside it. The `names` of extracted fields
     give CSV and Parquet a column `fields.NAME` each, with a list of values as JSON; without them there is one column
@@ -207,7 +207,7 @@ _CONDITION = re.compile(
 
 
 def conditions(text: str) -> list[sa.ColumnElement[bool]]:
-    """The conditions of a `--where`, all of which a row of ledger.urls has to meet. Raises ExportError."""
+    """The conditions of a `--where`, all of which a row of schema.urls has to meet. Raises ExportError."""
     found = []
     position = 0
     while position < len(text):
@@ -232,7 +232,7 @@ def conditions(text: str) -> list[sa.ColumnElement[bool]]:
 def _choosable() -> dict[str, sa.Column[Any]]:
     names = {**COLUMNS, **{name: name for name in _MORE_TO_CHOOSE_BY}}
     del names["fields"]
-    return {name: ledger.urls.c[column] for name, column in names.items() if column in ledger.urls.c}
+    return {name: schema.urls.c[column] for name, column in names.items() if column in schema.urls.c}
 
 
 def _condition(name: str, operator: str, texts: list[str]) -> sa.ColumnElement[bool]:
@@ -280,8 +280,8 @@ def _is_text(column: sa.Column[Any]) -> bool:
 
 
 def _value(name: str, column: sa.Column[Any], text: str, part: str) -> str | int | float:
-    if name == "state" and text not in ledger.STATES:
-        raise ExportError(f"{part}: no state {text!r}; there are {', '.join(ledger.STATES)}")
+    if name == "state" and text not in schema.STATES:
+        raise ExportError(f"{part}: no state {text!r}; there are {', '.join(schema.STATES)}")
     if _is_text(column):
         return text.lower() if name == "host" else text
     if name in _TIMES:

@@ -48,6 +48,12 @@ class Response:
     started_at: float = 0.0
     """Seconds since the epoch."""
     seconds: float = 0.0
+    status_line: str = ""
+    """As the server sent it, such as "HTTP/1.1 200 OK"."""
+    header_lines: list[tuple[str, str]] = field(default_factory=list)
+    """As the server sent them: in its order, repeated ones each by itself."""
+    address: str | None = None
+    """The server's IP address, where it is known."""
 
     @property
     def content_type(self) -> str:
@@ -93,6 +99,11 @@ class Client:
                 "Accept-Encoding": "gzip, deflate",
             }
         )
+
+    @property
+    def headers(self) -> CaseInsensitiveDict[str]:
+        """What every request says, besides Host."""
+        return self._headers
 
     def __enter__(self) -> Client:
         return self
@@ -153,7 +164,15 @@ class Client:
         deadline: float,
     ) -> Response:
         answer = self._adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
-        response = Response(str(request.url), answer.status_code, answer.headers, started_at=started_at)
+        response = Response(
+            str(request.url),
+            answer.status_code,
+            answer.headers,
+            started_at=started_at,
+            status_line=f"HTTP/{answer.raw.version / 10:.1f} {answer.status_code} {answer.raw.reason or ''}".rstrip(),
+            header_lines=list(answer.raw.headers.items()),
+            address=_peer(answer),
+        )
         if 200 <= response.status < 300 and (not wanted or response.content_type in wanted):
             body = bytearray()
             try:
@@ -177,6 +196,15 @@ class Client:
             _discard(answer)
         response.seconds = time.monotonic() - clock
         return response
+
+
+def _peer(answer: requests.Response) -> str | None:
+    """Before the body is read: with its last byte the connection goes back to its pool."""
+    sock = getattr(answer.raw.connection, "sock", None)
+    try:
+        return str(sock.getpeername()[0]) if sock else None
+    except OSError:
+        return None
 
 
 def _discard(answer: requests.Response) -> None:

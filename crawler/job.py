@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from crawler import extract as extraction
 from crawler import urls
 
 TRACKING = ("utm_.*", "[gf]clid", "mc_[ce]id", "jsessionid", "phpsessid", "aspsessionid.*", "cfid", "cftoken", "sid")
@@ -121,6 +122,10 @@ class Job(BaseModel):
     """Crawl what robots.txt's Sitemap lines lead to as well."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     """Fetches of one URL before it is failed."""
+    extract: extraction.Spec | None = None
+    """What to take from every page: see crawler/extract.py."""
+    archive: Literal["warc", "none"] = "warc"
+    """Keep every page, as fetched, in WARC files on the worker that fetched it."""
 
     @classmethod
     def from_file(cls, path: Path) -> Job:
@@ -137,7 +142,7 @@ class Job(BaseModel):
     def checked(cls, fields: dict[str, object], origin: str) -> Job:
         """A job of plain `fields`. Raises JobError naming `origin` and each wrong field."""
         try:
-            return cls.model_validate(fields)
+            job = cls.model_validate(fields)
         except ValidationError as error:
             lines = [
                 f"{origin}: {'.'.join(str(part) for part in problem['loc']) or 'job'}: {problem['msg']}"
@@ -145,6 +150,9 @@ class Job(BaseModel):
                 for problem in error.errors()
             ]
             raise JobError("\n".join(lines)) from None
+        if missing := extraction.missing(job.extract):
+            raise JobError(f"{origin}: extract: {missing}")
+        return job
 
     def refuses(self, url: str, found_on: str, depth: int) -> str | None:
         """Why a link to `url` at `depth` is not followed; None if it is."""

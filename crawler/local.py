@@ -11,7 +11,8 @@ from gevent.pool import Pool
 from gevent.queue import Empty, Queue
 
 from crawler import operations, settings
-from crawler.batch import fetch_batch
+from crawler.archive import Archive
+from crawler.batch import Seen, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
@@ -22,7 +23,11 @@ WORKER = "local"
 
 
 def crawl(
-    ledger: Ledger, admissions: Iterable[Admission], stop: Event, show: Callable[[dict[str, Any]], None]
+    ledger: Ledger,
+    admissions: Iterable[Admission],
+    stop: Event,
+    show: Callable[[dict[str, Any]], None],
+    archive: Archive | None = None,
 ) -> dict[str, Any]:
     """Crawl until the admitted job is done or `stop` is set; returns the last snapshot.
 
@@ -35,21 +40,22 @@ def crawl(
     for admission in admissions:
         name = admission.job.name
         ledger.admit(admission, time.time())
-    pool, reports = Pool(CONCURRENCY), Queue()
+    pool, reports, seen = Pool(CONCURRENCY), Queue(), Seen()
 
     def run(batch: Batch) -> None:
         with Client(settings.user_agent()) as client:
-            reports.put(fetch_batch(batch, client, stop, worker=WORKER))
+            reports.put(fetch_batch(batch, client, stop, worker=WORKER, seen=seen, archive=archive))
 
     shown = 0.0
     while True:
         now = time.time()
         room = pool.free_count()
-        if room and not stop.is_set():
+        if room and not stop.is_set() and (archive is None or archive.has_room()):
             for batch in ledger.lease(room, now):
                 pool.spawn(run, batch)
         for report in _arrived(reports):
             ledger.record(report, time.time())
+            seen.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
         if now - shown >= 1.0 or not pool or finished:
             ledger.sample(now)

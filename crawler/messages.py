@@ -94,10 +94,11 @@ class Page(BaseModel):
     last_modified: Text | None = None
     fields: Any = None
     """What the job's extractor found: a dict, or a list of dicts."""
-    error: Text | None = None
-    """What the job's extractor raised."""
+    extract_error: Text | None = None
+    """Why the extractor found nothing."""
     warc_file: str | None = None
     warc_offset: int | None = None
+    """Where the page's response record begins in that file, in bytes."""
 
 
 class Link(BaseModel):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
+from crawler.job import Job
 from crawler.ledger import Ledger
 from crawler.schema import STATES, frontier, hosts, jobs, progress, requests, urls, workers
 
@@ -79,12 +80,6 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
     return round((done - first.done) / (now - first.at), 1) if first and now > first.at else 0.0
 
 
-def must_know_job(ledger: Ledger, job: str) -> None:
-    """Raise UnknownError if there is no such job."""
-    with ledger.transaction() as tx:
-        _job_id(tx, job)
-
-
 def count_again(ledger: Ledger, job: str) -> dict[str, int]:
     """The counts of `job` taken from its URLs one by one, as a check on those kept along the way."""
     with ledger.transaction() as tx:
@@ -139,10 +134,10 @@ def _requests(ledger: Ledger, host: str) -> Iterator[dict[str, Any]]:
             yield {**row, "gap": gap}
 
 
-def pages(ledger: Ledger, job: str, where: list[sa.ColumnElement[bool]] | None = None) -> Iterator[dict[str, Any]]:
-    """Every URL of `job` with all that is known of it, streamed in no particular order."""
+def pages(ledger: Ledger, job: str, where: Sequence[sa.ColumnElement[bool]] = ()) -> Iterator[dict[str, Any]]:
+    """Every URL of `job` that meets all of `where`, with all that is known of it, streamed in no special order."""
     with ledger.engine.connect().execution_options(yield_per=1000) as connection:
-        chosen = sa.select(urls).where(urls.c.job_id == _job_id(connection, job), *(where or ()))
+        chosen = sa.select(urls).where(urls.c.job_id == _job_id(connection, job), *where)
         for row in connection.execute(chosen).mappings():
             yield {key: value for key, value in row.items() if key not in ("job_id", "lease")}
 
@@ -199,6 +194,13 @@ def _queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], 
     done = sa.and_(jobs.c.state == "done", jobs.c.job_id.in_(reopened))
     tx.execute(jobs.update().where(done).values(state="running", finished_at=None))
     return again
+
+
+def job_named(ledger: Ledger, name: str) -> Job:
+    """The job as last described."""
+    with ledger.transaction() as tx:
+        spec = tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == _job_id(tx, name))).scalar_one()
+    return Job.model_validate_json(spec)
 
 
 def _job_id(tx: Connection, name: str) -> int:

@@ -33,6 +33,7 @@ class Document:
     """Normalised, each once, in the order of the page."""
     nofollow: bool = False
     noindex: bool = False
+    tree: LexborHTMLParser | None = None
 
 
 def decode(body: bytes, content_type: str) -> str:
@@ -71,7 +72,7 @@ def _codec(label: str) -> str | None:
 def parse(text: str, url: str, agent: str) -> Document:
     """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us."""
     tree = LexborHTMLParser(text)
-    document = Document()
+    document = Document(tree=tree)
     if (title := tree.css_first("title")) is not None:
         document.title = " ".join(title.text().replace("\0", "").split())[:500] or None
     for meta in tree.css("meta[name]"):

@@ -59,7 +59,7 @@ urls = sa.Table(
     sa.Column("etag", sa.Text),
     sa.Column("last_modified", sa.Text),
     sa.Column("fields", sa.Text),  # JSON: what the job's extractor found
-    sa.Column("error", sa.Text),  # what the job's extractor raised
+    sa.Column("extract_error", sa.Text),  # what the job's extractor raised
     sa.Column("warc_file", sa.Text),
     sa.Column("warc_offset", sa.BigInteger),
     sa.Column("worker", sa.Text),

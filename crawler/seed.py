@@ -282,7 +282,8 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     """In this process."""
     from gevent.event import Event
 
-    from crawler import local, operations
+    from crawler import export, local, operations
+    from crawler.archive import Archive
     from crawler.ledger import Ledger
 
     stop = Event()
@@ -291,12 +292,13 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     path = options.ledger or Path(f"{job.name}.sqlite")
     ledger = Ledger.open(f"sqlite:///{path}")
     with progress.Watch(console) as watch:
-        snapshot = local.crawl(ledger, lines.admissions(), stop, watch.show)
+        archive = Archive(Path("archive"), host=settings.host_name(), worker=local.WORKER) if options.warc else None
+        snapshot = local.crawl(ledger, lines.admissions(), stop, watch.show, archive)
+    if archive:
+        archive.close()
     lines.report()
     if options.output:
-        with options.output.open("w") as file:
-            for page in operations.pages(ledger, job.name):
-                file.write(json.dumps(page, ensure_ascii=False) + "\n")
+        export.write(operations.pages(ledger, job.name), "jsonl", options.output)
     console.print(f"ledger: {path}", highlight=False)
     return _conclude(snapshot, options)
 

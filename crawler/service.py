@@ -39,6 +39,11 @@ def notify(state: str) -> None:
                 log.warning("systemd cannot be told %r: %s", state, error)
 
 
+def node_name() -> str:
+    """This worker's name in the fleet, such as worker-3@host1."""
+    return _pulse_queue.name.removeprefix("pulse.") if _pulse_queue else socket.gethostname()
+
+
 def alive() -> None:
     """The work flows. READY=1 counts the first time only."""
     notify("READY=1\nWATCHDOG=1")

@@ -82,6 +82,11 @@ def user_agent() -> str:
     return f"{PRODUCT}/{__version__} (+{contact()})"
 
 
+def state_dir() -> Path:
+    """Where this process may keep what has to outlive it."""
+    return Path(os.environ.get("CRAWLER_STATE_DIR", "."))
+
+
 def host_name() -> str:
     """This machine's name as the inventory spells it."""
     return os.environ.get("CRAWLER_HOST") or socket.gethostname()

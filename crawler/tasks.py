@@ -8,11 +8,13 @@ from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
+from celery.signals import worker_shutdown
 from celery.utils.log import get_task_logger
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import service, settings
 from crawler.app import app
+from crawler.archive import Archive
 from crawler.batch import Seen, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
@@ -30,6 +32,8 @@ DATABASE_PATIENCE = 120.0
 def pulse() -> None:
     """See service.py."""
     service.alive()
+    if _archive.cache_info().currsize:  # a worker, not a recorder
+        _archive().tidy()
 
 
 @app.task(name="fetch", bind=True)
@@ -39,7 +43,13 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
     with Client(settings.user_agent()) as client:
         report = fetch_batch(
-            batch, client, service.STOP, worker=self.request.hostname, redelivered=redelivered, seen=_seen
+            batch,
+            client,
+            service.STOP,
+            worker=self.request.hostname,
+            redelivered=redelivered,
+            seen=_seen,
+            archive=_archive(),
         )
     app.send_task("record", args=[report.model_dump(exclude_defaults=True)])
     _seen.add(report.job, report.links)
@@ -51,6 +61,20 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
         len(report.unfetched),
         f" ({report.back_off.reason})" if report.back_off else "",
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _archive() -> Archive:
+    """This process's archive; opening it takes over what a killed one left."""
+    return Archive(
+        settings.state_dir() / "archive", host=settings.host_name(), worker=service.node_name().partition("@")[0]
+    )
+
+
+@worker_shutdown.connect
+def _complete_archive(**_: Any) -> None:
+    if _archive.cache_info().currsize:
+        _archive().close()
 
 
 @app.task(name="admit")

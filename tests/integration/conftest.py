@@ -127,7 +127,7 @@ class Processes:
         self._start("scheduler", "frontier", "crawler", "scheduler")
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> float:
-        """End a process and wait for it; the seconds it took. SIGKILL reaches its children as well, as systemd's does."""
+        """End a process; the seconds it took. SIGKILL reaches its children as well, as systemd's does."""
         process, began = self.running.pop(name), time.monotonic()
         children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
         process.send_signal(number)
@@ -148,8 +148,10 @@ class Processes:
         )
 
     def close(self) -> None:
-        for name in list(self.running):
-            self.stop(name)
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            process.wait(timeout=60)
         for log in self._logs:
             log.close()
 

@@ -6,7 +6,10 @@ import itertools
 import signal
 from collections.abc import Callable
 
+import conftest
+import pytest
 from conftest import Processes, Services, eventually
+from kombu import Connection, Producer
 from website import Answer, Site
 
 from crawler import operations
@@ -25,7 +28,7 @@ def begun(ledger: Ledger, pages: int) -> Callable[[], bool]:
     return check
 
 
-def test_a_site_is_crawled_exactly(processes: Processes, site: Site, ledger: Ledger, outcome: Outcome) -> None:
+def test_a_site_is_crawled_exactly(processes: Processes, site: Site, outcome: Outcome) -> None:
     site.tree(300)
     seeded = processes.seed(site.url, "--name", "tree", "--delay", "0", "--watch", "--timeout", "100")
     assert seeded.returncode == 0, seeded.stdout + seeded.stderr
@@ -84,7 +87,7 @@ def test_services_that_restart_lose_nothing(
     assert services.queues()["dead"] == 0
 
 
-def test_seeds_of_every_kind(processes: Processes, site: Site, ledger: Ledger, outcome: Outcome) -> None:
+def test_seeds_of_every_kind(processes: Processes, site: Site, outcome: Outcome) -> None:
     site.tree(3)
     text = f"{site.url}/\n\n# a comment\nnonsense\n{site.url}/1\nftp://example.org/\n{site.url}/\n"
     seeded = processes.seed("-", "--name", "lines", "--delay", "0", "--depth", "0", text=text)
@@ -99,11 +102,18 @@ def test_seeds_of_every_kind(processes: Processes, site: Site, ledger: Ledger, o
 def test_a_poisoned_message_ends_among_the_dead_letters(
     processes: Processes, services: Services, site: Site, outcome: Outcome
 ) -> None:
-    from celery import Celery
-
-    app = Celery(broker="amqp://seed:seed@127.0.0.1:42292/crawler")
-    app.send_task("record", args=[{"nonsense": 1}], exchange="frontier", routing_key="frontier", queue=None)
+    with Connection("amqp://seed:seed@127.0.0.1:42292/crawler") as connection:
+        Producer(connection).publish("nonsense", exchange="frontier", routing_key="frontier")
     eventually(lambda: services.queues()["dead"] == 1)
     site.pages["/"] = Answer("")
     processes.seed(site.url, "--name", "after", "--delay", "0")
     assert outcome("after")["done"] == 1
+
+
+def test_without_a_broker_seeding_says_so(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "BROKER", "amqp://{0}:{0}@127.0.0.1:1/crawler")
+    seeded = processes.seed("http://a.test/")
+    assert seeded.returncode == 1
+    assert "amqp://seed:***@127.0.0.1:1/crawler does not take the URLs" in seeded.stderr
+    assert "0 URLs were handed over" in seeded.stderr
+    assert "Traceback" not in seeded.stderr

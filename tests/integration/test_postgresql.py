@@ -15,7 +15,7 @@ from crawler.messages import Report
 
 
 def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
-    """Four recorders and two schedulers on the same hosts, reports doubled and reordered: nothing lost, nothing twice."""
+    """Four recorders and two schedulers on one host, reports doubled and reordered: nothing lost, nothing twice."""
     ledger.admit(admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
     reports: list[Report] = []
     leased: list[str] = []
@@ -36,7 +36,7 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
             with lock:
                 message = reports.pop(random.randrange(len(reports))) if reports else None  # noqa: S311
             if message:
-                again(lambda: ledger.record(message, time.time()))
+                again(lambda message=message: ledger.record(message, time.time()))
             else:
                 time.sleep(0.01)
 

@@ -19,8 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
-from crawler import export
-from crawler import ledger as ledger_module
+from crawler import export, schema
 from crawler.export import ExportError, conditions
 from crawler.ledger import Ledger
 
@@ -198,11 +197,15 @@ def test_a_pipe_is_as_good_as_a_file(form: export.Format) -> None:
 
 @pytest.fixture
 def filled(ledger: Ledger) -> Ledger:
-    columns = {column.name: None for column in ledger_module.urls.c}
+    columns = {column.name: None for column in schema.urls.c}
     with ledger.engine.begin() as tx:
         for row in ALL:
             known = {name: value for name, value in row.items() if name in columns}
-            tx.execute(ledger_module.urls.insert().values({**columns, "job_id": 1, "hops": 0, "attempts": 0, **known}))
+            tx.execute(
+                schema.urls.insert().values(
+                    {**columns, "job_id": 1, "sitemap": False, "hops": 0, "attempts": 0, **known}
+                )
+            )
     return ledger
 
 
@@ -245,7 +248,7 @@ def test_where(where: str, chosen: list[dict[str, Any]] | None, filled: Ledger) 
         with pytest.raises(ExportError):
             conditions(where)
         return
-    query = sa.select(ledger_module.urls.c.url).where(*conditions(where))
+    query = sa.select(schema.urls.c.url).where(*conditions(where))
     with filled.engine.connect() as connection:
         assert {row.url for row in connection.execute(query)} == {row["url"] for row in chosen}
     query.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
@@ -287,5 +290,5 @@ def test_no_text_does_anything_but_choose_or_complain(text: str) -> None:
         chosen = conditions(text)
     except ExportError:
         return
-    sql = str(sa.select(ledger_module.urls.c.url).where(*chosen).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
+    sql = str(sa.select(schema.urls.c.url).where(*chosen).compile(dialect=postgresql.dialect()))  # type: ignore[no-untyped-call]
     assert "'" not in sql.replace("= ''", "").replace("!= ''", "")

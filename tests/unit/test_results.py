@@ -1,0 +1,91 @@
+"""From a job's description to what a person holds in the end: fields, archive and export, through the whole circle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gevent.event import Event
+from warcio.archiveiterator import ArchiveIterator
+from website import Answer, Site
+
+from crawler import export, extract, local, operations
+from crawler.archive import Archive
+from crawler.job import Job
+from crawler.ledger import Ledger
+from crawler.messages import Admission
+
+
+def crawled(site: Site, ledger: Ledger, keep: Archive | None, **job: Any) -> list[dict[str, Any]]:
+    made = Job.checked({"name": "j", "delay": 0, "robots": False, **job}, origin="test")
+    admission = Admission(job=made, seeding="s", chunk=0, chunks=1, urls=[site.url + "/"])
+    local.crawl(ledger, [admission], Event(), lambda _: None, keep)
+    if keep:
+        keep.close()
+    return sorted(operations.pages(ledger, "j"), key=lambda row: row["url"])
+
+
+def archive_at(path: Path, **options: Any) -> Archive:
+    return Archive(path / "archive", **{"host": "h", "worker": "w", "floor_bytes": 0, **options})
+
+
+def test_every_page_done_is_in_the_archive_where_the_ledger_says(site: Site, ledger: Ledger, tmp_path: Path) -> None:
+    site.tree(30)
+    site.pages["/3"] = Answer("gone", 410)
+    rows = crawled(site, ledger, archive_at(tmp_path))
+    done = [row for row in rows if row["state"] == "done"]
+    assert len(done) == 23  # /3 failed, and the six pages below it were never seen
+    for row in done:
+        with (tmp_path / "archive" / row["warc_file"]).open("rb") as stream:
+            stream.seek(row["warc_offset"])
+            record = next(iter(ArchiveIterator(stream, check_digests="raise")))
+            assert record.rec_headers["WARC-Target-URI"] == row["url"]
+            assert record.rec_headers["WARC-Payload-Digest"] == f"sha256:{row['digest']}"
+            assert record.rec_headers["WARC-IP-Address"] == "127.0.0.1"
+            assert len(record.content_stream().read()) == row["bytes"]
+    assert all(row["warc_file"] is None for row in rows if row["state"] != "done")
+
+
+def test_fields_reach_the_export(site: Site, ledger: Ledger, tmp_path: Path) -> None:
+    site.tree(3)
+    crawled(site, ledger, None, extract={"title": "title", "links": {"css": "a", "attribute": "href", "all": True}})
+    out = tmp_path / "out.jsonl"
+    assert export.write(operations.pages(ledger, "j", export.conditions("url~/$")), "jsonl", out) == 1
+    assert json.loads(out.read_text())["fields"] == {"title": "Page 0", "links": ["/", "/1", "/2"]}
+
+
+def test_a_page_whose_extractor_fails_is_done_and_says_so(
+    site: Site, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.tree(1)
+    monkeypatch.setattr(extract, "_compiled", lambda _: lambda _: {"n": 1 / 0})
+    (row,) = crawled(site, ledger, None, extract="example:page")
+    assert (row["state"], row["fields"]) == ("done", None)
+    assert row["extract_error"] == "ZeroDivisionError: division by zero"
+
+
+def test_archive_none_keeps_nothing(site: Site, ledger: Ledger, tmp_path: Path) -> None:
+    site.tree(3)
+    rows = crawled(site, ledger, archive_at(tmp_path), archive="none")
+    assert all(row["state"] == "done" and row["warc_file"] is None for row in rows)
+    assert not list((tmp_path / "archive").iterdir())
+
+
+def test_a_page_the_disk_does_not_take_is_fetched_again_later(
+    site: Site, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.tree(7)
+    real, left = os.pwrite, iter([True] * 5 + [False] * 1)
+
+    def sometimes_full(descriptor: int, data: Any, offset: int) -> int:
+        if not next(left, True):
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", sometimes_full)
+    rows = crawled(site, ledger, archive_at(tmp_path))
+    assert [row["state"] for row in rows] == ["done"] * 7
+    assert len(site.paths) == 8
