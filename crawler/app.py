@@ -6,11 +6,16 @@ the right to configure them. What each setting prevents stands beside it; the re
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from celery import Celery
 from celery.worker import consumer as celery_consumer
 from kombu import Exchange, Queue
 
 from crawler import service, settings
+
+log = logging.getLogger(__name__)
 
 FRONTIER, FETCH = "frontier", "fetch"
 """The two queues: what the recorders read, and what the workers read. Each is bound to an exchange of its own name, so
@@ -30,13 +35,20 @@ def _queue(name: str) -> Queue:
 
 
 class Consumer(celery_consumer.Consumer):
-    """Celery's consumer without native delayed delivery: 28 exchanges and queues for a feature nobody here may use.
-    Time lives in the ledger."""
+    """Celery's consumer with two changes.
+
+    No native delayed delivery: 28 exchanges and queues for a feature nobody here may use. Time lives in the ledger.
+    And a message that cannot be read goes to the dead letters, where Celery would drop it.
+    """
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
         default_steps = [  # noqa: RUF012 - Celery's own name and shape
             step for step in celery_consumer.Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         ]
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        log.critical("a message that cannot be read goes to the dead letters: %s", exc)
+        message.reject_log_error(log, self.connection_errors)
 
 
 app = Celery("crawler", broker=settings.broker_url(), include=["crawler.tasks"])

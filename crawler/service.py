@@ -25,6 +25,7 @@ STOP = Event()
 """Set when this process was told to stop: batches under way finish the URL in hand and return the rest."""
 
 _pulse_queue: Queue | None = None
+_consumer: Any = None
 
 
 def notify(state: str) -> None:
@@ -47,6 +48,19 @@ def node_name() -> str:
 def alive() -> None:
     """The work flows. READY=1 counts the first time only."""
     notify("READY=1\nWATCHDOG=1")
+
+
+def take_work(queue: str, wanted: bool, why_not: str) -> None:
+    """Consume from `queue`, or stop doing so and say why, in the journal and in `systemctl status`."""
+    if _consumer is None or _consumer.task_consumer.consuming_from(queue) == wanted:
+        return
+    if wanted:
+        log.info("taking work from %s again", queue)
+        _consumer.call_soon(_consumer.add_task_queue, queue)
+    else:
+        log.warning("taking no more work from %s: %s", queue, why_not)
+        _consumer.call_soon(_consumer.cancel_task_queue, queue)
+    notify(f"STATUS={'' if wanted else f'taking no work: {why_not}'}")
 
 
 @celeryd_after_setup.connect
@@ -84,6 +98,8 @@ class Pulse(bootsteps.StartStopStep):
         self.thread: threading.Thread | None = None
 
     def start(self, parent: Any) -> None:
+        global _consumer
+        _consumer = parent
         self.connected = True
         self.beat.set()
         if self.thread is None:

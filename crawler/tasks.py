@@ -13,7 +13,7 @@ from celery.utils.log import get_task_logger
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import service, settings
-from crawler.app import app
+from crawler.app import FETCH, app
 from crawler.archive import Archive
 from crawler.batch import Seen, fetch_batch
 from crawler.fetch import Client
@@ -34,6 +34,7 @@ def pulse() -> None:
     service.alive()
     if _archive.cache_info().currsize:  # a worker, not a recorder
         _archive().tidy()
+        service.take_work(FETCH, _archive().has_room(), "the disk has no more free space than its floor")
 
 
 @app.task(name="fetch", bind=True)

@@ -175,7 +175,8 @@ def ledger(services: Services) -> Iterator[Ledger]:
 
 @pytest.fixture
 def processes(services: Services, ledger: Ledger, tmp_path: Path) -> Iterator[Processes]:
-    """Two recorders, two workers and a scheduler, on empty queues."""
+    """Two recorders, two workers and a scheduler, on an empty `ledger` and empty queues."""
+    assert ledger.engine.dialect.name == "postgresql"
     for queue in ("frontier", "fetch", "dead"):
         services.run(f"rabbitmqctl --silent purge_queue -p crawler {queue}")
     started = Processes(services, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import signal
 from collections.abc import Callable
@@ -99,12 +100,15 @@ def test_seeds_of_every_kind(processes: Processes, site: Site, outcome: Outcome)
     assert (counts["done"], counts["excluded"]) == (2, 1)
 
 
-def test_a_poisoned_message_ends_among_the_dead_letters(
+def test_poisoned_messages_end_among_the_dead_letters(
     processes: Processes, services: Services, site: Site, outcome: Outcome
 ) -> None:
     with Connection("amqp://seed:seed@127.0.0.1:42292/crawler") as connection:
-        Producer(connection).publish("nonsense", exchange="frontier", routing_key="frontier")
-    eventually(lambda: services.queues()["dead"] == 1)
+        send = functools.partial(Producer(connection).publish, exchange="frontier", routing_key="frontier")
+        send("no task at all")
+        send([[{"no": "report"}], {}, {}], serializer="json", headers={"task": "record", "id": "1"}, correlation_id="1")
+        send([[], {}, {}], serializer="json", headers={"task": "no such task", "id": "2"}, correlation_id="2")
+    eventually(lambda: services.queues()["dead"] == 3)
     site.pages["/"] = Answer("")
     processes.seed(site.url, "--name", "after", "--delay", "0")
     assert outcome("after")["done"] == 1
