@@ -86,7 +86,7 @@ def apply(names: list[str]) -> int:
         if units:
             subprocess.run(["systemctl", verb, *units], check=False)
             print(f"{verb}: {' '.join(units)}")
-    systemctl("start", TARGET)
+    systemctl("start", "--no-block", TARGET)  # it waits for its services, and that we have done
 
     down = [name for name, unit in show(wanted).items() if unit["ActiveState"] != "active"]
     for name in down:
