@@ -77,10 +77,14 @@ def apply(names: list[str]) -> int:
     wanted = [unit for unit in systemctl("show", TARGET, "--property=Wants", "--value").split() if belongs(unit, names)]
     running = show([unit for unit in loaded() if belongs(unit, names)])
     active = [name for name, unit in running.items() if unit["ActiveState"] == "active"]
+    # One that fails and is started again and again is stale as well, if what it failed with has been put right.
+    stale = [
+        name for name, unit in running.items() if unit["ActiveState"] not in ("inactive", "failed") and is_stale(unit)
+    ]
     steps = {
         "stop": [name for name in running if name not in wanted],
-        "restart": [name for name in wanted if name in active and is_stale(running[name])],
-        "start": [name for name in wanted if name not in active],
+        "restart": [name for name in wanted if name in stale],
+        "start": [name for name in wanted if name not in active + stale],
     }
     for verb, units in steps.items():
         if units:
