@@ -77,16 +77,20 @@ def apply(names: list[str]) -> int:
     wanted = [unit for unit in systemctl("show", TARGET, "--property=Wants", "--value").split() if belongs(unit, names)]
     running = show([unit for unit in loaded() if belongs(unit, names)])
     active = [name for name, unit in running.items() if unit["ActiveState"] == "active"]
+    # One that fails and is started again and again is stale as well, if what it failed with has been put right.
+    stale = [
+        name for name, unit in running.items() if unit["ActiveState"] not in ("inactive", "failed") and is_stale(unit)
+    ]
     steps = {
         "stop": [name for name in running if name not in wanted],
-        "restart": [name for name in wanted if name in active and is_stale(running[name])],
-        "start": [name for name in wanted if name not in active],
+        "restart": [name for name in wanted if name in stale],
+        "start": [name for name in wanted if name not in active + stale],
     }
     for verb, units in steps.items():
         if units:
             subprocess.run(["systemctl", verb, *units], check=False)
             print(f"{verb}: {' '.join(units)}")
-    systemctl("start", TARGET)
+    systemctl("start", "--no-block", TARGET)  # it waits for its services, and that we have done
 
     down = [name for name, unit in show(wanted).items() if unit["ActiveState"] != "active"]
     for name in down:

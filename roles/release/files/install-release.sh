@@ -1,10 +1,10 @@
 #!/bin/sh
-# install-release.sh RELEASE WHEELHOUSE KEEP
+# install-release.sh PYTHON RELEASE WHEELHOUSE KEEP
 # Installs the wheel in the directory RELEASE with its dependencies from the tar WHEELHOUSE into RELEASE/venv, without any
 # index; the file RELEASE/RELEASE says that it is complete. Then removes old releases, but for the newest KEEP.
 set -eu
 umask 022
-release=$1 wheelhouse=$2 keep=$3
+python=$1 release=$2 wheelhouse=$3 keep=$4
 
 # Not in /tmp, where a careful administrator allows no programs to run.
 work=$(mktemp -d -p "$(dirname "$wheelhouse")")
@@ -12,13 +12,13 @@ trap 'rm -rf "$work"' EXIT
 tar --extract --file "$wheelhouse" --directory "$work"
 
 # uv travels as a wheel like the rest; a wheel is a zip file, and that every Python can unpack.
-python3 -m zipfile -e "$work"/uv-*.whl "$work/uv"
+"$python" -m zipfile -e "$work"/uv-*.whl "$work/uv"
 uv=$(echo "$work"/uv/uv-*.data/scripts/uv)
 chmod 0755 "$uv"
 export UV_OFFLINE=1 UV_NO_CACHE=1 UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never
 
 rm -rf "$release/venv"
-"$uv" venv --quiet --python /usr/bin/python3 "$release/venv"
+"$uv" venv --quiet --python "$python" "$release/venv"
 # Bytecode is compiled now, as the services may not write here; without it they start in twice the time.
 "$uv" pip install --quiet --python "$release/venv" --no-index --compile-bytecode \
   --find-links "$work" --require-hashes --requirement "$work/requirements.txt"
