@@ -10,11 +10,10 @@ python=$1 source=$2 cache=$3
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-mkdir "$work/crawler"
-cp "$source"/crawler/*.py "$work/crawler/"
+(cd "$source" && find crawler -name '*.py' -print0 | tar --create --null --files-from=-) | tar --extract --directory="$work"
 cp "$source/pyproject.toml" "$source/requirements-hosts.txt" "$source/README.md" "$work/"
 
-id=$(cd "$work" && sha256sum crawler/*.py pyproject.toml requirements-hosts.txt | sha256sum | cut -c 1-12)
+id=$(cd "$work" && find crawler pyproject.toml requirements-hosts.txt -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -c 1-12)
 if [ -e "$cache/$id/complete" ]; then
   echo "$id"
   exit
