@@ -71,10 +71,24 @@ class Ledger:
         return cls(engine)
 
     def create(self) -> bool:
-        """Create what is missing of the schema. True if anything was."""
-        before = set(sa.inspect(self.engine).get_table_names())
-        metadata.create_all(self.engine)
-        return before != set(sa.inspect(self.engine).get_table_names())
+        """Create what is missing of the schema: tables, indexes, columns. True if anything was.
+
+        Between releases the schema only grows, by columns that may be null or have a default: so the release before can
+        go on with it while hosts are upgraded one by one, and after a rollback.
+        """
+        with self.transaction() as tx:
+            before = sa.inspect(tx)
+            known = {name: {column["name"] for column in before.get_columns(name)} for name in before.get_table_names()}
+            for table in metadata.sorted_tables:
+                for column in table.columns if table.name in known else ():
+                    if column.name not in known[table.name]:
+                        definition = sa.schema.CreateColumn(column).compile(dialect=self.engine.dialect)
+                        tx.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+            metadata.create_all(tx)
+            after = sa.inspect(tx)
+            return known != {
+                name: {column["name"] for column in after.get_columns(name)} for name in after.get_table_names()
+            }
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -286,4 +287,17 @@ def test_recrawl_visits_again_with_what_is_known(ledger: Ledger) -> None:
     ledger.record(report(batch, pages=[same]), now=3701)
     (row,) = operations.pages(ledger, "j")
     assert (row["title"], row["etag"], row["status"], row["reason"]) == ("A", '"1"', 304, "not modified")
+    assert counts(ledger) == {"done": 1}
+
+
+def test_an_older_schema_grows(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    with ledger.engine.begin() as tx:
+        tx.execute(sa.text("ALTER TABLE urls DROP COLUMN canonical"))
+        tx.execute(sa.text("ALTER TABLE urls DROP COLUMN sitemap"))
+        tx.execute(sa.text("DROP TABLE requests"))
+    assert ledger.create()
+    assert not ledger.create()
+    (batch,) = ledger.lease(1, now=1)
+    ledger.record(report(batch), now=2)
     assert counts(ledger) == {"done": 1}
