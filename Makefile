@@ -37,7 +37,7 @@ integration: .venv/ready ## the crawler against real services
 
 molecule: .venv/ready ## every scenario: create, deploy, deploy again, verify by crawling, destroy
 	molecule/prerequisites
-	molecule test --all --report
+	molecule test --all --report --no-command-borders
 
 clean: .venv/ready ## take down the hosts of the demo and of the tests
 	for inventory in demo single; do ansible-playbook -i inventory/$$inventory molecule/destroy.yml; done

@@ -10,8 +10,8 @@ from fleet import Fleet, eventually
 def test_everything_comes_back_and_nothing_is_lost(fleet: Fleet) -> None:
     units = {host: fleet.wanted(host) for host in fleet.product}
     job = f"reboot-{time.time():.0f}"
-    # Slow enough to last until the last host is rebooted.
-    fleet.seed(job, "--delay", "0.25")
+    # Slow enough to last until the last host is rebooted: 1,170 pages at one site, four at a time.
+    fleet.seed(job, "--delay", f"{0.06 * len(fleet.product):.2f}")
     for host in sorted(fleet.product):
         eventually(lambda: fleet.status().get(job, {}).get("done"))
         assert fleet.status()[job]["state"] == "running"
