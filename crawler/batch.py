@@ -19,6 +19,8 @@ BUDGET = 45.0
 one Crawl-delay and one fetch: 105 s, well under the watchdog's 180 s and RabbitMQ's consumer timeout of 30 min."""
 MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
+MAX_TROUBLE = 3
+"""URLs in a row without a usable answer after which the host gets a rest: by then it is the host, not the URLs."""
 MAX_RETRY_AFTER = 24 * 3600.0
 
 
@@ -88,6 +90,8 @@ class _Visit:
     began: float
     archive: Archive | None = None
     last_request: float | None = None
+    trouble: int = 0
+    """URLs in a row that ended as retries."""
     rules: dict[str, robots.Rules] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
 
@@ -149,9 +153,13 @@ def fetch_batch(
         visit.last_request = now()
     targets = list(batch.targets)
     while targets:
+        troubles = len(report.retries)
         if not _visit_one(visit, targets[0]):
             break
         targets.pop(0)
+        visit.trouble = visit.trouble + 1 if len(report.retries) > troubles else 0
+        if visit.trouble >= MAX_TROUBLE and not report.back_off:
+            report.back_off = BackOff(reason=report.retries[-1].reason)
         if report.back_off:
             break
     report.unfetched = [target.url for target in targets]

@@ -7,6 +7,7 @@ checked between chunks.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import gevent
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import DecodeError, HTTPError
+from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 20.0
@@ -119,14 +120,15 @@ class Client:
         wanted: tuple[str, ...] = (),
         truncate: bool = False,
         headers: dict[str, str] | None = None,
-        deadline: float = DEADLINE,
+        deadline: float | None = None,
     ) -> Response:
         """Fetch `url`, with `headers` besides our own. The body is read only if its media type is in `wanted` (empty:
         any) and the status is 2xx.
 
-        Raises FetchError when there is no complete answer within `deadline` seconds, or the body, decompressed, is
-        larger than `max_body` bytes; with `truncate` its first `max_body` bytes are the body.
+        Raises FetchError when there is no complete answer within `deadline` seconds (DEADLINE), or the body,
+        decompressed, is larger than `max_body` bytes; with `truncate` its first `max_body` bytes are the body.
         """
+        deadline = DEADLINE if deadline is None else deadline
         request = requests.PreparedRequest()
         request.method, request.url, request.headers, request.hooks = "GET", url, self._headers, {}
         if headers:
@@ -145,7 +147,7 @@ class Client:
         except requests.exceptions.ConnectTimeout:
             raise FetchError(f"no connection within {CONNECT_TIMEOUT:g} s", host_down=True) from None
         except requests.exceptions.ConnectionError as error:
-            raise FetchError(_innermost(error), host_down=True) from None
+            raise FetchError(_innermost(error), host_down=_never_connected(error)) from None
         except requests.exceptions.ReadTimeout:
             raise FetchError(f"silent for {READ_TIMEOUT:g} s") from None
         except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
@@ -176,7 +178,7 @@ class Client:
         if 200 <= response.status < 300 and (not wanted or response.content_type in wanted):
             body = bytearray()
             try:
-                while chunk := answer.raw.read(CHUNK, decode_content=True):
+                while chunk := answer.raw.read1(CHUNK, decode_content=True):
                     body += chunk
                     if len(body) > max_body:
                         if truncate:
@@ -217,18 +219,28 @@ def _discard(answer: requests.Response) -> None:
         answer.raw.close()
 
 
+def _never_connected(error: requests.exceptions.ConnectionError) -> bool:
+    """Whether the host could not be found or reached, rather than hung up on us."""
+    outer = error.args[0] if error.args else None
+    return isinstance(outer, MaxRetryError) and isinstance(outer.reason, NewConnectionError)
+
+
 def _innermost(error: BaseException) -> str:
     """The part of a nested requests/urllib3 error that says what happened."""
+    said: list[str] = []
     while True:
-        inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
-        if not isinstance(inner, BaseException):
+        inner = next(
+            (part for part in (getattr(error, "reason", None), *error.args) if isinstance(part, BaseException)), None
+        )
+        text = error.args[0] if error.args and isinstance(error.args[0], str) else ""
+        if inner is None:
+            said.append(text or str(error) or type(error).__name__)
             break
+        if text and not isinstance(error, MaxRetryError):
+            said.append(text.rstrip("."))
         error = inner
-    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    for noise in (": ", "> "):  # "<urllib3.connection.HTTPConnection object at 0x…>: Failed to establish …"
-        if text.startswith("<") and noise in text:
-            text = text.partition(noise)[2]
-    return text[:300] or type(error).__name__
+    # "<urllib3.connection.HTTPConnection object at 0x...>: Failed to establish a new connection: ..."
+    return re.sub(r"<[^<>]*>:? ?|\w*Connection\([^()]*\): ", "", ": ".join(said))[:300]
 
 
 _CONTEXT: ssl.SSLContext | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import yaml
 from website import Site
 
 from crawler import operations
@@ -146,6 +147,12 @@ class Processes:
             capture_output=True,
             text=True,
         )
+
+    def file(self, name: str, content: object) -> Path:
+        """Write `content` as YAML; where it is."""
+        path = self._folder / name
+        path.write_text(yaml.safe_dump(content))
+        return path
 
     def close(self) -> None:
         for process in self.running.values():

@@ -8,12 +8,14 @@ import signal
 from collections.abc import Callable
 
 import conftest
+import hostile
 import pytest
 from conftest import Processes, Services, eventually
 from kombu import Connection, Producer
 from website import Answer, Site
 
 from crawler import operations
+from crawler import urls as url_rules
 from crawler.ledger import Ledger
 
 Outcome = Callable[[str], dict[str, int]]
@@ -121,3 +123,35 @@ def test_without_a_broker_seeding_says_so(processes: Processes, monkeypatch: pyt
     assert "amqp://seed:***@127.0.0.1:1/crawler does not take the URLs" in seeded.stderr
     assert "0 URLs were handed over" in seeded.stderr
     assert "Traceback" not in seeded.stderr
+
+
+def test_the_delay_is_kept_over_the_whole_fleet(processes: Processes, ledger: Ledger, outcome: Outcome) -> None:
+    """Measured at the servers: eight workers, three hosts, and workers killed in the middle of their batches."""
+    delay, sites = 0.15, [Site(), Site(), Site()]
+    for number in range(3, 9):
+        processes.worker(number)
+    for site in sites:
+        site.tree(60)
+    processes.seed(*(site.url for site in sites), "--name", "polite", "--delay", str(delay))
+    for victim, pages in ((1, 20), (3, 50), (5, 80), (7, 110)):
+        eventually(begun(ledger, pages))
+        processes.stop(f"worker-{victim}", signal.SIGKILL)
+    assert outcome("polite")["done"] == 180
+    for site in sites:
+        gaps = [later.at - earlier.at for earlier, later in itertools.pairwise(site.requests)]
+        assert len(gaps) >= 60
+        assert min(gaps) >= delay
+        site.close()
+
+
+def test_a_hostile_site_is_crawled_to_the_end(
+    processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
+) -> None:
+    expected = hostile.furnish(site)
+    job = {"name": "hostile", "seeds": [site.url], "delay": 0, "depth": hostile.CALENDAR, "max_body": 1_000_000}
+    processes.seed("--job", str(processes.file("job.yml", {**job, "max_attempts": 2})))
+    counts = outcome("hostile", 200)
+    became = {url_rules.path_of(row["url"]): row for row in operations.pages(ledger, "hostile")}
+    hostile.check(expected, became)
+    assert counts["discovered"] == len(expected)
+    assert all(process.poll() is None for process in processes.running.values()), "a process died"

@@ -333,3 +333,13 @@ def test_every_request_is_reported(site: Site) -> None:
         (f"{site.url}/x", None),
     ]
     assert report.requests[2].reason
+
+
+def test_trouble_after_trouble_rests_the_host(site: Site) -> None:
+    for path in ("/1", "/2", "/3", "/5", "/6"):
+        site.pages[path] = Answer("", 500)
+    site.pages["/4"] = Answer("")
+    report = crawl(site, "/1", "/2", "/4", "/3", "/5", "/6", "/7")
+    assert [retry.url[-1] for retry in report.retries] == ["1", "2", "3", "5", "6"]
+    assert report.back_off is not None
+    assert report.unfetched == [f"{site.url}/7"]
