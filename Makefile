@@ -33,6 +33,7 @@ unit: .venv/ready ## the crawler's core and the roles' templates: no service, no
 	pytest tests/unit tests/templates
 
 integration: .venv/ready ## the crawler against real services
+	molecule/prerequisites
 	pytest tests/integration
 
 molecule: .venv/ready ## every scenario: create, deploy, deploy again, verify by crawling, destroy
@@ -40,7 +41,7 @@ molecule: .venv/ready ## every scenario: create, deploy, deploy again, verify by
 	molecule test --all --report --no-command-borders
 
 clean: .venv/ready ## take down the hosts of the demo and of the tests
-	for inventory in demo single; do ansible-playbook -i inventory/$$inventory molecule/destroy.yml; done
+	for inventory in demo single integration; do ansible-playbook -i inventory/$$inventory molecule/destroy.yml; done
 
 distclean: clean ## clean, and remove the images, caches, passwords and .venv as well
 	podman images --quiet --filter 'reference=localhost/crawler-fleet/*' | sort -u | xargs --no-run-if-empty podman rmi --force

@@ -15,13 +15,6 @@ if [ -e "$records/postgresql" ] && ! installed postgresql-common; then
   rm -f /etc/postgresql/*/main/conf.d/crawler.conf
   echo "removed the database crawler"
 fi
-if [ -e "$records/rabbitmq-server" ] && ! installed rabbitmq-server; then
-  rabbitmqctl delete_vhost crawler
-  for user in seed worker frontier; do rabbitmqctl delete_user "$user"; done
-  rm -f /etc/rabbitmq/definitions.json /etc/rabbitmq/rabbitmq.conf /etc/rabbitmq/rabbitmq-env.conf
-  echo "removed the virtual host crawler"
-fi
-
 if [ -n "$packages" ]; then
   # The package locales removes this file when it goes, even one that was there before it.
   locale=$(cat /etc/default/locale 2>/dev/null || true)
@@ -36,6 +29,15 @@ if [ -e "$records/rabbitmq-server" ]; then
     rm -f "/etc/systemd/system/$dropin"
     rmdir --ignore-fail-on-non-empty "/etc/systemd/system/${dropin%/*}"
   done
+  if ! installed rabbitmq-server; then
+    # The crawler's node has a name and data of its own; without its configuration the server is the node it was before.
+    systemctl stop rabbitmq-server epmd.socket
+    rm -rf /etc/rabbitmq/definitions.json /etc/rabbitmq/rabbitmq.conf /etc/rabbitmq/rabbitmq-env.conf \
+      /var/lib/rabbitmq/mnesia/rabbit@localhost*
+    systemctl daemon-reload
+    systemctl start epmd.socket rabbitmq-server
+    echo "removed the crawler's node of RabbitMQ"
+  fi
 fi
 
 # What the packages' own scripts leave behind on purpose: data, logs, users.
