@@ -149,7 +149,7 @@ def test_a_hostile_site_is_crawled_to_the_end(
 ) -> None:
     expected = hostile.furnish(site)
     job = {"name": "hostile", "seeds": [site.url], "delay": 0, "depth": hostile.CALENDAR, "max_body": 1_000_000}
-    processes.seed("--job", str(processes.file("job.yml", {**job, "max_attempts": 2})))
+    processes.seed("--job", str(processes.file("job.yml", {**job, "max_attempts": 1})))
     counts = outcome("hostile", 200)
     became = {url_rules.path_of(row["url"]): row for row in operations.pages(ledger, "hostile")}
     hostile.check(expected, became)
