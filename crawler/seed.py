@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fleet", help="which fleet, if several were deployed from here (default: the last)")
     parser.add_argument("--local", action="store_true", help="crawl in this process, without any server")
     parser.add_argument("--ledger", type=Path, help="with --local: the SQLite file (default: NAME.sqlite)")
+    parser.add_argument("--warc", action="store_true", help="with --local: keep every page in WARC files in ./archive")
     parser.add_argument(
         "-o", "--output", type=Path, help="with --local: write every URL and its outcome here, as JSON lines"
     )
