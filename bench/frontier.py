@@ -1,0 +1,162 @@
+"""What a page costs in the ledger, by how many URLs the ledger knows. Runs on the database's host, as root:
+
+    python - DATABASE_URL_FILE < bench/frontier.py
+
+The real schema is filled with made-up URLs, and made-up reports go the real way: lease, record. Prints a JSON list.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from crawler.job import Job
+from crawler.ledger import Ledger
+from crawler.messages import Admission, Batch, Link, Page, Report, Request
+
+SIZES = (100_000, 1_000_000, 10_000_000)
+URLS_PER_HOST = 500
+QUEUED = 100
+"""Of each host's URLs, how many are still to be crawled."""
+PAGES = 5_000
+"""Driven through at each size."""
+LINKS, NEW = 40, 1
+"""On each page, and how many of them the ledger does not know: a frontier with no end in sight."""
+FILL = """
+INSERT INTO urls (job_id, host, url, state, depth, discovered_at, attempts, found_on, status, fetched_at, title,
+                  content_type, bytes, digest, worker, release)
+SELECT :job, host, 'http://' || host || '/articles/' || n || '/a-title-of-some-length.html',
+       CASE WHEN n < :queued THEN 'queued' ELSE 'done' END, 3, 1.0 * n, (n >= :queued)::int, 'http://' || host || '/',
+       CASE WHEN n >= :queued THEN 200 END, CASE WHEN n >= :queued THEN 2.0 END,
+       CASE WHEN n >= :queued THEN 'A title of some length' END, CASE WHEN n >= :queued THEN 'text/html' END,
+       CASE WHEN n >= :queued THEN 30000 END, CASE WHEN n >= :queued THEN md5(n::text) || md5(host) END,
+       CASE WHEN n >= :queued THEN 'worker-1@host' END, CASE WHEN n >= :queued THEN 'bench' END
+FROM (SELECT 'site' || lpad(h::text, 6, '0') || '.example' AS host
+      FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h) hosts,
+     generate_series(0, CAST(:each AS int) - 1) n
+"""
+COUNT = """
+INSERT INTO frontier (job_id, host, queued, leased, done, failed, excluded, next_due)
+SELECT :job, 'site' || lpad(h::text, 6, '0') || '.example', :queued, 0, :each - :queued, 0, 0, 0
+FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h
+"""
+HOSTS = """
+INSERT INTO hosts (host, next_due)
+SELECT 'site' || lpad(h::text, 6, '0') || '.example', 0
+FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h
+"""
+
+
+def postgres_cpu() -> float:
+    """CPU seconds of the database, its background and its ended processes included."""
+    ticks = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (process / "stat").read_text().partition("(")[2].rpartition(")")
+        except OSError:
+            continue
+        if name.startswith("postgres"):
+            fields = rest.split()
+            ticks += int(fields[11]) + int(fields[12])
+            if fields[1] == "1" or not _is_postgres(fields[1]):
+                ticks += int(fields[13]) + int(fields[14])  # what the postmaster's ended children used
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _is_postgres(pid: str) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
+
+
+def fill(ledger: Ledger, job_id: int, first: int, last: int) -> None:
+    """Make the hosts `first` to `last` and their URLs known."""
+    numbers = {"job": job_id, "first": first, "last": last, "each": URLS_PER_HOST, "queued": QUEUED}
+    with ledger.transaction() as tx:
+        for statement in (FILL, COUNT, HOSTS):
+            named = set(re.findall(r"(?<!:):([a-z]+)", statement))
+            tx.execute(sa.text(statement), {name: number for name, number in numbers.items() if name in named})
+    with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("VACUUM ANALYZE"))
+    # So that writing back what was filled in is over. The crawler's role may not order it.
+    subprocess.run(["runuser", "-u", "postgres", "--", "psql", "-qc", "CHECKPOINT"], check=True, cwd="/")
+
+
+def outcome(batch: Batch, dice: random.Random, now: float) -> Report:
+    """As a worker would report `batch`, every page with links to pages of its host, some of them new."""
+    pages, links, requests = [], {}, []
+    for number, target in enumerate(batch.targets):
+        at = now + number / 1000
+        pages.append(
+            Page(url=target.url, state="done", fetched_at=at, status=200, title="A title of some length", bytes=30000,
+                 content_type="text/html", digest=f"{dice.getrandbits(256):064x}")
+        )  # fmt: skip
+        requests.append(Request(url=target.url, at=at, status=200, seconds=0.1))
+        for link in range(LINKS):
+            number = dice.randrange(URLS_PER_HOST, 10**9) if link < NEW else dice.randrange(URLS_PER_HOST)
+            url = f"http://{batch.host}/articles/{number}/a-title-of-some-length.html"
+            links[url] = Link(url=url, depth=target.depth + 1, found_on=target.url)
+    return Report(
+        lease=batch.lease, job=batch.job.name, host=batch.host, worker="worker-1@host", release="bench", delay=0,
+        pages=pages, links=list(links.values()), requests=requests,
+    )  # fmt: skip
+
+
+def drive(ledger: Ledger, dice: random.Random) -> dict[str, float]:
+    """Lease and record PAGES pages; seconds of CPU and of wall clock for each."""
+    pages, spent = 0, dict.fromkeys(("lease", "record", "client"), 0.0)
+    database = postgres_cpu()
+    while pages < PAGES:
+        began, cpu = time.perf_counter(), time.process_time()
+        batches = ledger.lease(10, time.time())
+        spent["lease"] += time.perf_counter() - began
+        spent["client"] += time.process_time() - cpu
+        assert batches, "nothing is due"
+        for batch in batches:
+            report = outcome(batch, dice, time.time())
+            began, cpu = time.perf_counter(), time.process_time()
+            pages += ledger.record(report, time.time())
+            spent["record"] += time.perf_counter() - began
+            spent["client"] += time.process_time() - cpu
+    spent["database"] = postgres_cpu() - database
+    return {
+        "cpu_ms": (spent["client"] + spent["database"]) / pages * 1000,
+        **{f"{part}_ms": seconds / pages * 1000 for part, seconds in spent.items()},
+    }
+
+
+def main() -> None:
+    url = Path(sys.argv[1]).read_text().strip().rpartition("/")[0] + "/bench"
+    ledger, dice = Ledger.open(url), random.Random(1)  # noqa: S311
+    ledger.create()
+    job = Job(name="bench", delay=0)
+    ledger.admit(Admission(job=job, seeding="bench", chunk=0, chunks=1), time.time())
+    with ledger.transaction() as tx:
+        job_id = tx.execute(sa.text("SELECT job_id FROM jobs")).scalar_one()
+    results, hosts = [], 0
+    for size in SIZES:
+        began = time.perf_counter()
+        fill(ledger, job_id, hosts, size // URLS_PER_HOST - 1)
+        hosts = size // URLS_PER_HOST
+        filled = time.perf_counter() - began
+        drive(ledger, dice)  # warms the caches of both sides
+        rounds = [drive(ledger, dice) for _ in range(3)]
+        median = sorted(rounds, key=lambda row: row["cpu_ms"])[1]
+        began = time.perf_counter()
+        ledger.tidy(time.time())
+        tidied = time.perf_counter() - began
+        row = {"urls": size, **{k: round(v, 3) for k, v in median.items()}, "tidy_ms": round(tidied * 1000, 1)}
+        row |= {"filled_s": round(filled, 1), "cpu_ms_rounds": [round(r["cpu_ms"], 3) for r in rounds]}
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        results.append(row)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

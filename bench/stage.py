@@ -1,0 +1,179 @@
+"""What the contestants run on: the web host, the deployed system, names for both, and the CPU time that was spent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCH = ROOT / "bench"
+CACHE = ROOT / ".cache" / "bench"
+BIN = Path(sys.executable).parent
+SITES = ("python", "postgresql", "policy", "devref")
+NAMES = "abcdefghijklmnop"
+"""Every site is there once for each of these: 64 hosts."""
+CRAWLED = NAMES[:6]
+"""Of which a round crawls these: 24 hosts, some 10,000 pages."""
+WEB, HOST, NETWORK = "crawler-bench-web", "bench-bench1", "crawler-bench"
+INVENTORY = "bench/inventory"
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    """A command's output; its errors are shown when it fails."""
+    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, **options)
+    if ran.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} failed:\n{ran.stdout[-3000:]}{ran.stderr[-3000:]}")
+    return str(ran.stdout)
+
+
+def inspect(container: str, what: str) -> str:
+    return run("podman", "inspect", "--format", what, container).strip()
+
+
+def hosts(names: str = CRAWLED) -> list[str]:
+    return [f"{name}.{site}.test" for name in names for site in SITES]
+
+
+# --- up and down ------------------------------------------------------------------------------------------------------
+
+
+def tools() -> Path:
+    """Scrapy and the rest in an environment of their own, made anew when the lock changes; its `bin` folder."""
+    venv, lock = CACHE / "venv", BENCH / "requirements.txt"
+    made = venv / "lock"
+    if not made.exists() or made.read_text() != lock.read_text():
+        run(sys.executable, "-m", "venv", "--clear", venv)
+        run(venv / "bin" / "pip", "install", "--quiet", "--require-hashes", "--requirement", lock)
+        made.write_text(lock.read_text())
+    return venv / "bin"
+
+
+def deploy() -> None:
+    """The product, on one host in a container, as its own playbooks set it up."""
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}", "ANSIBLE_NOCOLOR": "1"}
+    current = ROOT / ".fleet" / "current"
+    before = current.readlink() if current.is_symlink() else None
+    for playbook in ("molecule/create.yml", "deploy.yml"):
+        run("ansible-playbook", "-i", INVENTORY, playbook, env=environment)
+    if before:  # which fleet seed.py means by default is not ours to change
+        current.unlink(missing_ok=True)
+        current.symlink_to(before)
+
+
+def web() -> None:
+    """nginx with the documentation, under all its names; and a hosts file with them for what runs on this machine."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    run("molecule/images/build", "web")
+    if subprocess.run(["podman", "container", "exists", WEB]).returncode:
+        runtime = [] if Path("/sys/fs/cgroup/cgroup.controllers").exists() else ["--runtime=runc"]
+        configuration = f"{BENCH}/web.conf:/etc/nginx/nginx.conf:ro"
+        aliases = [f"--network-alias={name}" for name in hosts(NAMES)]
+        limits = run("prlimit", "--noheadings", "--raw", "--output=HARD", "--nofile", "--nproc").split()
+        nofile, nproc = (limit if limit.isdigit() else "32768" for limit in limits)
+        nproc = str(min(int(nproc), 32768))  # podman's own limit, which it could not lower
+        options = [f"--ulimit=nofile={nofile}:{nofile}", f"--ulimit=nproc={nproc}:{nproc}", "--volume", configuration]
+        image = ["localhost/crawler-fleet/web", "nginx", "-g", "daemon off;"]
+        run("podman", "run", "--detach", "--name", WEB, *runtime, "--network", NETWORK, *aliases, *options, *image)
+    address = inspect(WEB, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+    (CACHE / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name in hosts(NAMES)))
+
+
+def down() -> None:
+    run("podman", "rm", "--force", "--time", "1", WEB)
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    run("ansible-playbook", "-i", INVENTORY, "molecule/destroy.yml", env=environment)
+
+
+def pages() -> dict[str, list[str]]:
+    """The paths of each site's pages, found by a walk that shares no code with any contestant."""
+    walker = (ROOT / "tests/fleet/site_walk.py").read_text()
+    walked = json.loads(run("podman", "exec", "-i", WEB, "python3", "-", "--here", input=walker))
+    return {site.removesuffix(".test"): [url.partition(".test")[2] for url in urls] for site, urls in walked.items()}
+
+
+# --- CPU time ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Spent:
+    """What a run took."""
+
+    cpu: float = 0.0
+    """Seconds, user and system, of all processes."""
+    wall: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
+    """CPU seconds by process or systemd unit."""
+    output: str = ""
+
+
+class Process:
+    """A contestant's process on this machine, which finds the web host by name."""
+
+    def __init__(self, *command: str | Path, log: str, **environment: str) -> None:
+        as_web = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(CACHE / "hosts")]
+        self._command = " ".join(map(str, command))
+        self._log = (CACHE / f"{log}.log").open("w+")
+        self._process = subprocess.Popen(
+            [*as_web, *map(str, command)],
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            cwd=CACHE,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "CRAWLER_CONTACT": "https://example.org/bench"} | environment,
+        )
+        self._began = time.monotonic()
+
+    def end(self) -> Spent:
+        """As `wait`, after asking it to end."""
+        self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> Spent:
+        """Read its output to the end; what it and all its children took."""
+        assert self._process.stdout
+        output = self._process.stdout.read()
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        self._log.seek(0)
+        if self._process.returncode not in (0, -15):
+            raise SystemExit(f"{self._command} failed:\n{self._log.read()[-3000:]}")
+        self._log.close()
+        return Spent(usage.ru_utime + usage.ru_stime, time.monotonic() - self._began, output=output)
+
+
+def container_cpu(name: str = HOST) -> float:
+    """CPU seconds that all processes of a container, those gone included, have used: from its control group."""
+    pid = inspect(name, "{{.State.Pid}}")
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        path = re.sub(r"(libpod-[0-9a-f]{64}(\.scope)?).*", r"\1", path)
+        if "cpuacct" in controllers.split(","):
+            return int(Path(f"/sys/fs/cgroup/{controllers}{path}/cpuacct.usage").read_text()) / 1e9
+        if not controllers and (usage := Path(f"/sys/fs/cgroup{path}/cpu.stat")).exists():
+            return int(usage.read_text().split()[1]) / 1e6  # the first line: usage_usec
+    raise SystemExit(f"no control group tells the CPU time of {name}")
+
+
+def units(name: str = HOST) -> dict[str, float]:
+    """CPU seconds by systemd unit of a container, of the processes that are there now and their children."""
+    container = inspect(name, "{{.Id}}")
+    spent: dict[str, float] = defaultdict(float)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            group = (process / "cgroup").read_text()
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if container in group:
+            unit = re.search(r"/([^/\n]+)\.service", group)
+            label = re.sub(r"(@.*|-server)$", "", unit[1]) if unit else "the rest"
+            spent[label] += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    return spent

@@ -1,0 +1,96 @@
+"""The worker's engine without broker and frontier: batches made from a list of URLs, reports thrown away as JSON.
+
+    python bench/worker_alone.py URLS.txt [--hosts 50] [--pages N]
+
+Prints {"pages": …, "memory": [[pages, MiB], …]}: the process's resident memory as it goes.
+"""
+
+from __future__ import annotations
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse
+import itertools
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from gevent.event import Event
+from gevent.pool import Pool
+
+from crawler import settings, urls
+from crawler.batch import Seen, fetch_batch
+from crawler.fetch import Client
+from crawler.job import Job
+from crawler.ledger import MAX_BATCH
+from crawler.messages import Batch, Report, RobotsFile, Target
+
+SAMPLE = 1000
+"""Pages between two looks at the memory."""
+
+
+def batches(addresses: list[str], job: Job, robots: dict[str, RobotsFile]) -> Iterator[Batch]:
+    """The URLs in batches of one host each, the hosts in turn, again and again."""
+    by_host: dict[str, list[Target]] = defaultdict(list)
+    for url in addresses:
+        by_host[urls.host_of(url)].append(Target(url=url, depth=1))
+    turns = {
+        host: [targets[start : start + MAX_BATCH] for start in range(0, len(targets), MAX_BATCH)]
+        for host, targets in by_host.items()
+    }
+    for round_ in itertools.count():
+        for row in itertools.zip_longest(*turns.values()):
+            for host, targets in zip(turns, row, strict=True):
+                if targets:
+                    batch = Batch(lease=f"{round_}", job=job, host=host, targets=targets, expires_at=time.time() + 540)
+                    known = {origin: file for origin, file in robots.items() if urls.host_of(origin + "/") == host}
+                    yield batch.model_copy(update={"robots": known})
+
+
+def resident() -> float:
+    """This process's memory, MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("urls", type=Path)
+    parser.add_argument("--hosts", type=int, default=50)
+    parser.add_argument("--pages", type=int)
+    options = parser.parse_args()
+    addresses = options.urls.read_text().split()
+    # `connections` only matters to the frontier; here several batches of one host run at once, as they may there.
+    job = Job(name="alone", delay=0, archive="none", connections=4)
+    seen, stop, pool, robots = Seen(), Event(), Pool(options.hosts), {}
+    asked = pages = 0
+    memory: list[tuple[int, float]] = []
+
+    def run(message: str) -> None:
+        nonlocal pages
+        batch = Batch.model_validate(json.loads(message))
+        with Client(settings.user_agent()) as client:
+            report: Report = fetch_batch(batch, client, stop, worker="alone", seen=seen)
+        json.dumps(report.model_dump(exclude_defaults=True))
+        seen.add(report.job, report.links)
+        robots.update(report.robots)
+        before, pages = pages, pages + sum(page.state == "done" for page in report.pages)
+        if before // SAMPLE < pages // SAMPLE:
+            memory.append((pages, round(resident(), 1)))
+
+    for batch in batches(addresses, job, robots):
+        if asked >= (options.pages or len(addresses)):
+            break
+        asked += len(batch.targets)
+        pool.spawn(run, json.dumps(batch.model_dump(exclude_defaults=True)))
+    pool.join()
+    print(json.dumps({"pages": pages, "memory": memory}))
+
+
+if __name__ == "__main__":
+    main()
