@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from crawler import urls as url_rules
-from crawler.job import Job
+from crawler.job import MAX_CHAIN, Job
 from crawler.messages import Admission, Batch, Link, Page, Report, RobotsFile, Target
 from crawler.schema import STATES, frontier, hosts, jobs, leases, metadata, progress, requests, seedings, urls, workers
 
@@ -115,8 +115,8 @@ class Ledger:
 
     def _job_id(self, tx: Connection, job: Job, now: float) -> int:
         spec = job.model_dump_json()
+        before = tx.execute(sa.select(jobs.c.spec).where(jobs.c.name == job.name)).scalar()
         statement = self.insert(jobs).values(name=job.name, spec=spec, state="running", created_at=now)
-        # The latest description counts: re-running a job with a larger limit goes on from where it stopped.
         tx.execute(
             statement.on_conflict_do_update(
                 index_elements=["name"],
@@ -128,7 +128,16 @@ class Ledger:
                 where=sa.or_(jobs.c.spec != spec, jobs.c.state == "done"),
             )
         )
-        return int(tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == job.name)).scalar_one())
+        job_id = int(tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == job.name)).scalar_one())
+        if before is not None and before != spec:
+            # The latest description counts: with a wider limit the job goes on from where the narrower one stopped it.
+            deepest = MAX_CHAIN if job.depth is None else job.depth
+            held = sa.or_(
+                urls.c.reason.in_(("max_pages reached", "max_pages_per_host reached")),
+                sa.and_(urls.c.reason == "depth", urls.c.depth <= deepest),
+            )
+            self.move(tx, sa.and_(urls.c.job_id == job_id, held), "excluded", "queued", None, now)
+        return job_id
 
     def _insert_links(self, tx: Connection, job_id: int, links: Iterable[Link], moves: Moves, now: float) -> int:
         """Insert what is new of `links`, noting it in `moves`; returns how many were."""

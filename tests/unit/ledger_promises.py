@@ -301,3 +301,21 @@ def test_an_older_schema_grows(ledger: Ledger) -> None:
     (batch,) = ledger.lease(1, now=1)
     ledger.record(report(batch), now=2)
     assert counts(ledger) == {"done": 1}
+
+
+def test_a_wider_limit_goes_on_where_the_narrower_one_stopped(ledger: Ledger) -> None:
+    def crawl(now: float) -> None:
+        while batches := ledger.lease(1, now):
+            depth = batches[0].targets[0].depth + 1
+            excluded = batches[0].job.refuses(f"{SITE}/{depth}", f"{SITE}/", depth)
+            link = Link(url=f"{SITE}/{depth}", depth=depth, excluded=excluded)
+            ledger.record(report(batches[0]).model_copy(update={"links": [link]}), now)
+            ledger.tidy(now)
+
+    ledger.admit(admission("/0", depth=1, delay=0), now=0)
+    crawl(0)
+    assert counts(ledger) == {"done": 2, "excluded": 1}
+    ledger.admit(admission("/0", depth=3, delay=0, seeding="again"), now=1)
+    assert operations.status(ledger, 1)[0]["state"] == "running"
+    crawl(2)
+    assert counts(ledger) == {"done": 4, "excluded": 1}
