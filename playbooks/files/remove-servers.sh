@@ -56,3 +56,6 @@ fi
 if installed postgresql-common; then
   forget postgres /etc/postgresql /etc/postgresql-common /var/lib/postgresql /var/log/postgresql
 fi
+if installed ssl-cert; then
+  forget ssl-cert # came with PostgreSQL
+fi

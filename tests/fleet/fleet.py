@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -78,6 +79,11 @@ class Fleet:
         """What the ledger knows of each job."""
         frontier = self.host(self.groups["frontier"][0])
         return {job["job"]: job for job in json.loads(frontier.check_output("crawler status --json"))["jobs"]}
+
+    def secrets(self) -> set[str]:
+        """The passwords that deploy.yml made."""
+        files = (path for path in (ROOT / ".fleet" / self.name).rglob("*") if path.is_file())
+        return {word for path in files for word in re.findall(r"[A-Za-z0-9]{40}", path.read_text())}
 
     def pages(self) -> dict[str, list[str]]:
         """The pages of each site, found without the crawler."""
