@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule clean distclean
+.PHONY: help demo test lint unit integration molecule bench clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -39,6 +39,10 @@ integration: .venv/ready ## the crawler against real services
 molecule: .venv/ready ## every scenario: create, deploy, deploy again, verify by crawling, destroy
 	molecule/prerequisites
 	molecule test --all --report --no-command-borders
+
+bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
+	molecule/prerequisites
+	python bench/run.py
 
 clean: .venv/ready ## take down the hosts of the demo and of the tests
 	for inventory in demo single integration; do ansible-playbook -i inventory/$$inventory molecule/destroy.yml; done
