@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -83,7 +84,7 @@ def fill(ledger: Ledger, job_id: int, first: int, last: int) -> None:
             named = set(re.findall(r"(?<!:):([a-z]+)", statement))
             tx.execute(sa.text(statement), {name: number for name, number in numbers.items() if name in named})
     with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("VACUUM ANALYZE"))
+        connection.execute(sa.text("VACUUM (ANALYZE, PARALLEL 0)"))
     # So that writing back what was filled in is over. The crawler's role may not order it.
     subprocess.run(["runuser", "-u", "postgres", "--", "psql", "-qc", "CHECKPOINT"], check=True, cwd="/")
 
@@ -151,7 +152,11 @@ def main() -> None:
         began = time.perf_counter()
         ledger.tidy(time.time())
         tidied = time.perf_counter() - began
-        row = {"urls": size, **{k: round(v, 3) for k, v in median.items()}, "tidy_ms": round(tidied * 1000, 1)}
+        row: dict[str, Any] = {
+            "urls": size,
+            **{k: round(v, 3) for k, v in median.items()},
+            "tidy_ms": round(tidied * 1000, 1),
+        }
         row |= {"filled_s": round(filled, 1), "cpu_ms_rounds": [round(r["cpu_ms"], 3) for r in rounds]}
         print(json.dumps(row), file=sys.stderr, flush=True)
         results.append(row)
