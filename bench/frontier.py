@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -24,11 +25,12 @@ from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Link, Page, Report, Request
 
 SIZES = (100_000, 1_000_000, 10_000_000)
+"""Of URLs; the others are compared with the first, which stays in a database of its own."""
 URLS_PER_HOST = 500
 QUEUED = 100
 """Of each host's URLs, how many are still to be crawled."""
-PAGES = 5_000
-"""Driven through at each size."""
+PAGES, ROUNDS = 3_000, 5
+"""Driven through in each round, and rounds at each size."""
 LINKS, NEW = 40, 1
 """On each page, and how many of them the ledger does not know: a frontier with no end in sight."""
 FILL = """
@@ -132,34 +134,34 @@ def drive(ledger: Ledger, dice: random.Random) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    url = Path(sys.argv[1]).read_text().strip().rpartition("/")[0] + "/bench"
-    ledger, dice = Ledger.open(url), random.Random(1)  # noqa: S311
+def opened(url: str) -> tuple[Ledger, int]:
+    """An empty ledger with one job."""
+    ledger = Ledger.open(url)
     ledger.create()
-    job = Job(name="bench", delay=0)
-    ledger.admit(Admission(job=job, seeding="bench", chunk=0, chunks=1), time.time())
+    ledger.admit(Admission(job=Job(name="bench", delay=0), seeding="bench", chunk=0, chunks=1), time.time())
     with ledger.transaction() as tx:
-        job_id = tx.execute(sa.text("SELECT job_id FROM jobs")).scalar_one()
-    results, hosts = [], 0
-    for size in SIZES:
-        began = time.perf_counter()
-        fill(ledger, job_id, hosts, size // URLS_PER_HOST - 1)
+        return ledger, tx.execute(sa.text("SELECT job_id FROM jobs")).scalar_one()
+
+
+def main() -> None:
+    base = Path(sys.argv[1]).read_text().strip().rpartition("/")[0]
+    dice = random.Random(1)  # noqa: S311
+    (small, job_id), (large, _) = opened(f"{base}/bench_small"), opened(f"{base}/bench_large")
+    fill(small, job_id, 0, SIZES[0] // URLS_PER_HOST - 1)
+    results: list[dict[str, Any]] = []
+    hosts = 0
+    for size in SIZES[1:]:
+        fill(large, job_id, hosts, size // URLS_PER_HOST - 1)
         hosts = size // URLS_PER_HOST
-        filled = time.perf_counter() - began
-        drive(ledger, dice)  # warms the caches of both sides
-        rounds = [drive(ledger, dice) for _ in range(3)]
-        median = sorted(rounds, key=lambda row: row["cpu_ms"])[1]
-        began = time.perf_counter()
-        ledger.tidy(time.time())
-        tidied = time.perf_counter() - began
-        row: dict[str, Any] = {
-            "urls": size,
-            **{k: round(v, 3) for k, v in median.items()},
-            "tidy_ms": round(tidied * 1000, 1),
-        }
-        row |= {"filled_s": round(filled, 1), "cpu_ms_rounds": [round(r["cpu_ms"], 3) for r in rounds]}
-        print(json.dumps(row), file=sys.stderr, flush=True)
-        results.append(row)
+        for ledger in (small, large):
+            drive(ledger, dice)  # warms the caches of both sides
+        # In turns: what else the machine does meets both alike.
+        rounds = [(drive(small, dice), drive(large, dice)) for _ in range(ROUNDS)]
+        for urls, of_size in ((SIZES[0], [pair[0] for pair in rounds]), (size, [pair[1] for pair in rounds])):
+            row = {part: round(statistics.median(one[part] for one in of_size), 3) for part in of_size[0]}
+            spread = [round(one["cpu_ms"], 3) for one in of_size]
+            results.append({"urls": urls, **row, "cpu_ms_rounds": spread})
+            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     print(json.dumps(results))
 
 

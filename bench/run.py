@@ -209,12 +209,15 @@ def frontier() -> dict[str, Any]:
     """What a page costs in the ledger, by how many URLs it knows; measured on the database's host."""
     program = (BENCH / "frontier.py").read_text()
     database = ["runuser", "-u", "postgres", "--"]
-    stage.run("podman", "exec", HOST, *database, "createdb", "--owner", "crawler", "bench")
+    names = ("bench_small", "bench_large")
+    for name in names:
+        stage.run("podman", "exec", HOST, *database, "createdb", "--owner", "crawler", name)
     try:
         python = ["/opt/crawler/current/venv/bin/python", "-", "/etc/crawler/credentials/database_url"]
         told = stage.run("podman", "exec", "-i", HOST, *python, input=program)
     finally:
-        stage.run("podman", "exec", HOST, *database, "dropdb", "--force", "bench")
+        for name in names:
+            stage.run("podman", "exec", HOST, *database, "dropdb", "--force", name)
     return {"sizes": json.loads(told)}
 
 
