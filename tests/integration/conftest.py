@@ -26,7 +26,7 @@ from crawler.schema import metadata
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = "inventory/integration"
 SSH = ["ssh", "-F", str(ROOT / ".cache/fleet/integration/ssh_config")]
-BROKER = "amqp://{0}:{0}@127.0.0.1:42292/crawler"
+BROKER = "amqp://{0}:{0}@127.0.0.1:22292/crawler"
 BIN = Path(sys.executable).parent
 
 

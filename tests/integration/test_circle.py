@@ -105,7 +105,7 @@ def test_seeds_of_every_kind(processes: Processes, site: Site, outcome: Outcome)
 def test_poisoned_messages_end_among_the_dead_letters(
     processes: Processes, services: Services, site: Site, outcome: Outcome
 ) -> None:
-    with Connection("amqp://seed:seed@127.0.0.1:42292/crawler") as connection:
+    with Connection("amqp://seed:seed@127.0.0.1:22292/crawler") as connection:
         send = functools.partial(Producer(connection).publish, exchange="frontier", routing_key="frontier")
         send("no task at all")
         send([[{"no": "report"}], {}, {}], serializer="json", headers={"task": "record", "id": "1"}, correlation_id="1")
