@@ -234,7 +234,7 @@ def _when(seconds: float) -> str:
 
 def _block(options: argparse.Namespace) -> int:
     dropped = operations.block(_ledger(options), options.host, time.time())
-    _say(f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What a worker holds ends within a minute.")
+    _say(f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold ends within two minutes.")
     return 0
 
 
