@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("-o", "--output", type=Path, help="default: standard output")
     command("block", _block, "never ask a host again; drop what is queued for it", "host")
     command("unblock", _unblock, "take a block back; queue again what it dropped", "host")
-    command("pause", _state("paused"), "lease nothing more of a job; what is away is finished", "job")
+    command("pause", _state("paused"), "stop fetching for a job; what workers hold comes back", "job")
     command("resume", _state("running"), "go on with a paused job", "job")
     command("cancel", _state("cancelled"), "end a job; drop what is queued", "job")
     retry = command("retry", _retry, "queue a job's failed URLs again", "job")
@@ -234,7 +234,9 @@ def _when(seconds: float) -> str:
 
 def _block(options: argparse.Namespace) -> int:
     dropped = operations.block(_ledger(options), options.host, time.time())
-    _say(f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold ends within two minutes.")
+    _say(
+        f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold comes back within seconds."
+    )
     return 0
 
 
