@@ -318,7 +318,7 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
 def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
     job = visit.batch.job
     text = parse.decode(response.body, response.headers.get("content-type", ""))
-    document = parse.parse(text, response.url, settings.PRODUCT)
+    document = parse.parse(text, response.url, settings.PRODUCT, job.follow)
     nofollow, noindex = parse.directives(response.headers.get("x-robots-tag", ""))
     digest = hashlib.sha256(response.body).hexdigest()
     found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}

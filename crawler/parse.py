@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborHTMLParser
@@ -19,6 +20,8 @@ _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # The WHATWG standard reads these labels as their Windows supersets; so do browsers, and so do the pages' authors.
 _SUPERSETS = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
+FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
+"""What a job may follow beside `a` and `area`: the selector of each by its name."""
 _SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
 
 
@@ -69,8 +72,9 @@ def _codec(label: str) -> str | None:
     return _SUPERSETS.get(info.name, info.name) if getattr(info, "_is_text_encoding", True) else None
 
 
-def parse(text: str, url: str, agent: str) -> Document:
-    """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us."""
+def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Document:
+    """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
+    names what is followed beside links: see FOLLOWED."""
     tree = LexborHTMLParser(text)
     document = Document(tree=tree)
     if (title := tree.css_first("title")) is not None:
@@ -88,7 +92,7 @@ def parse(text: str, url: str, agent: str) -> Document:
         with contextlib.suppress(urls.InvalidURLError):
             document.canonical = urls.normalise(element.attributes.get("href") or "", base=base)
     if not document.nofollow:
-        document.links = _links(tree, base)
+        document.links = _links(tree, base, follow)
     return document
 
 
@@ -98,11 +102,11 @@ def directives(content: str) -> tuple[bool, bool]:
     return bool(words & {"nofollow", "none"}), bool(words & {"noindex", "none"})
 
 
-def _links(tree: LexborHTMLParser, base: str) -> list[str]:
+def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str]) -> list[str]:
     hrefs: dict[str, None] = {}
-    for element in tree.css("a[href], area[href]"):
+    for element in tree.css(", ".join(("a[href], area[href]", *(FOLLOWED[name] for name in follow)))):
         attributes = element.attributes
-        href = attributes["href"]
+        href = attributes.get("href") or attributes.get("src")
         if href and "nofollow" not in (attributes.get("rel") or "").lower().split():
             hrefs[href.partition("#")[0]] = None  # before the costly part: a table of contents is one address
     found: dict[str, None] = {}
