@@ -59,6 +59,7 @@ app.conf.update(
     # By exchange: given only a queue, Celery would publish through the default exchange, which reaches every queue.
     task_routes={
         "fetch": {"exchange": FETCH, "routing_key": FETCH},
+        "recall": {"exchange": service.ORDERS.name, "routing_key": "all"},
         "admit": {"exchange": FRONTIER, "routing_key": FRONTIER},
         "record": {"exchange": FRONTIER, "routing_key": FRONTIER},
     },
@@ -71,6 +72,8 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     # After a lost connection the broker redelivers: the first copy must not go on beside the second.
     worker_cancel_long_running_tasks_on_connection_loss=True,
+    # Quorum queues set the prefetch when a consumer begins, once; what Celery would reduce here it could not restore.
+    worker_enable_prefetch_count_reduction=False,
     # A quorum queue forgets what was published on a channel that dies; the confirm says that it did not (celery#9149).
     broker_transport_options={"confirm_publish": True},
     broker_heartbeat=30,

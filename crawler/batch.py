@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from gevent.event import Event
 
 from crawler import extract, fetch, parse, robots, settings, sitemaps, urls
 from crawler.archive import Archive
@@ -54,28 +57,69 @@ class Client(Protocol):
     ) -> fetch.Response: ...
 
 
-class Seen:
-    """Links that the frontier is known to have: the same menu on every page of a site should not cost a row each time.
-    A link is entered once the report with it is confirmed, so forgetting one costs work and never a URL."""
-
-    SIZE = 100_000
-    """Links remembered at least; at most twice as many, some 100 bytes each."""
+class UnderWay:
+    """The batches that this process is fetching, and how each is told to finish early."""
 
     def __init__(self) -> None:
-        self._young: dict[tuple[str, str], int] = {}
-        self._old: dict[tuple[str, str], int] = {}
+        self._batches: set[tuple[str, Event]] = set()
+        self._recalled: frozenset[str] = frozenset()
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def batch(self, lease: str) -> Iterator[Event]:
+        """For the time of one batch: what is set when it shall finish. A redelivered batch may be here twice."""
+        entry = (lease, Event())
+        self._batches.add(entry)
+        if self._stopped or lease in self._recalled:
+            entry[1].set()
+        try:
+            yield entry[1]
+        finally:
+            self._batches.remove(entry)
+
+    def recall(self, leases: Iterable[str]) -> None:
+        """Let the batches of `leases` finish: those that are here, and those that are still on their way."""
+        self._recalled = frozenset(leases)
+        for lease, event in tuple(self._batches):
+            if lease in self._recalled:
+                event.set()
+
+    def stop(self) -> None:
+        """Let all finish, whenever they come."""
+        self._stopped = True
+        for _, event in tuple(self._batches):
+            event.set()
+
+
+class Seen:
+    """Links that the frontier is known to have: the same menu on every page of a site should not cost a row each time.
+
+    A link is entered once the report with it is confirmed, and displaced by another that falls on its place; so
+    forgetting one costs work and never a URL. The memory it takes is the same from the first link to the last.
+    """
+
+    PLACES = 1 << 18
+    _KEY, _DEPTH = 16, 4
+    """Bytes: a digest that no two links share, and how near to a seed the link was met."""
+
+    def __init__(self) -> None:
+        self._table = bytearray(self.PLACES * (self._KEY + self._DEPTH))
 
     def covers(self, job: str, link: Link) -> bool:
         """Whether the frontier has `link` already, from at least as near to a seed."""
-        key = (job, link.url)
-        depth = self._young.get(key, self._old.get(key))
-        return depth is not None and depth <= link.depth
+        key, start = self._place(job, link.url)
+        end = start + self._KEY
+        known = int.from_bytes(self._table[end : end + self._DEPTH], "big")
+        return self._table[start:end] == key and known <= link.depth
 
     def add(self, job: str, links: Iterable[Link]) -> None:
         for link in links:
-            self._young[job, link.url] = link.depth
-        if len(self._young) >= self.SIZE:
-            self._young, self._old = {}, self._young
+            key, start = self._place(job, link.url)
+            self._table[start : start + self._KEY + self._DEPTH] = key + link.depth.to_bytes(self._DEPTH, "big")
+
+    def _place(self, job: str, url: str) -> tuple[bytes, int]:
+        key = hashlib.blake2b(f"{job} {url}".encode(), digest_size=self._KEY).digest()
+        return key, int.from_bytes(key[:4], "big") % self.PLACES * (self._KEY + self._DEPTH)
 
 
 @dataclass
@@ -108,7 +152,9 @@ class _Visit:
             return False
         if self.last_request is not None and resumes - self.began > BUDGET:
             return False
-        return not (wait > 0 and self.stop.wait(wait))
+        if wait > 0:
+            self.stop.wait(wait)
+        return not self.stop.is_set()
 
     def request(self, url: str, **options: Any) -> fetch.Response:
         """Fetch, and note it: the delay is counted from the moment the host was done with us."""
@@ -272,7 +318,7 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
 def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
     job = visit.batch.job
     text = parse.decode(response.body, response.headers.get("content-type", ""))
-    document = parse.parse(text, response.url, settings.PRODUCT)
+    document = parse.parse(text, response.url, settings.PRODUCT, job.follow)
     nofollow, noindex = parse.directives(response.headers.get("x-robots-tag", ""))
     digest = hashlib.sha256(response.body).hexdigest()
     found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}

@@ -39,6 +39,10 @@ class Broker:
         """Hand a batch to the workers; returns when the broker has it."""
         self._app.send_task("fetch", args=[batch.model_dump(exclude_defaults=True)])
 
+    def recall(self, leases: list[str]) -> None:
+        """Tell all workers to finish the batches of these leases at once."""
+        self._app.send_task("recall", args=[leases])
+
     def admit(self, admission: Admission) -> None:
         """Hand a piece of a seeding to the frontier; returns when the broker has it."""
         self._app.send_task("admit", args=[admission.model_dump(exclude_defaults=True)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -74,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("-o", "--output", type=Path, help="default: standard output")
     command("block", _block, "never ask a host again; drop what is queued for it", "host")
     command("unblock", _unblock, "take a block back; queue again what it dropped", "host")
-    command("pause", _state("paused"), "lease nothing more of a job; what is away is finished", "job")
-    command("resume", _state("running"), "go on with a paused job", "job")
+    command("pause", _state("paused"), "stop fetching for a job; what workers hold comes back", "job")
+    command("resume", _state("running"), "go on with a paused or cancelled job", "job")
     command("cancel", _state("cancelled"), "end a job; drop what is queued", "job")
     retry = command("retry", _retry, "queue a job's failed URLs again", "job")
     retry.add_argument("--reason", help="only those whose reason contains this")
@@ -193,7 +194,8 @@ def _audit(options: argparse.Namespace) -> int:
     _say(f"{known['host']}: {state}; failures in a row: {known['failures']} {known['failure'] or ''}")
     for origin, file in json.loads(known["robots"] or "{}").items():
         answer = file["status"] or "no answer"
-        _say(f"{origin}/robots.txt: {answer} at {_when(file['fetched_at'])}, {len(file['body'])} characters")
+        version = hashlib.sha256(file["body"].encode()).hexdigest()[:12]
+        _say(f"{origin}/robots.txt: {answer} at {_when(file['fetched_at'])}, version {version}")
     number, shortest = 0, float("inf")
     for request in known["requests"]:
         number += 1
@@ -234,7 +236,9 @@ def _when(seconds: float) -> str:
 
 def _block(options: argparse.Namespace) -> int:
     dropped = operations.block(_ledger(options), options.host, time.time())
-    _say(f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold ends within two minutes.")
+    _say(
+        f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold comes back within seconds."
+    )
     return 0
 
 
@@ -246,8 +250,9 @@ def _unblock(options: argparse.Namespace) -> int:
 
 def _state(state: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
-        dropped = operations.set_state(_ledger(options), options.job, state, time.time())
-        _say(f"{options.job} is {state}" + (f"; {dropped:,} queued URLs were dropped" if dropped else ""))
+        moved = operations.set_state(_ledger(options), options.job, state, time.time())
+        what = "queued URLs were dropped" if state == "cancelled" else "dropped URLs are queued again"
+        _say(f"{options.job} is {state}" + (f"; {moved:,} {what}" if moved else ""))
         return 0
 
     return run

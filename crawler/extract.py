@@ -11,14 +11,17 @@ or ``extract: example:page``, which calls the function `page` of crawler/extract
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import gevent
 from bs4 import BeautifulSoup
 from pydantic import (
     BaseModel,
@@ -34,6 +37,8 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 MAX_BYTES = 128 * 1024
 """JSON of one page's fields at most: 50 pages travel in one message, and brokers take 16 MiB."""
+MAX_SECONDS = 10.0
+"""CPU time that one page may take, and as much waiting: fifty hosts share the process."""
 EXTRACTORS = "crawler.extractors"
 """Where Python extractors live. A job can name no other module: whoever may hand over URLs must not choose what code
 the fleet runs."""
@@ -168,10 +173,37 @@ def names(spec: Spec | None) -> list[str]:
 def extract(spec: Spec, page: Page) -> tuple[Extracted | None, str | None]:
     """(what was found on the page, None), or (None, why nothing could be). Never raises."""
     try:
-        fields = _compiled(spec)(page)
+        with _limited():
+            fields = _compiled(spec)(page)
         return (None, None) if fields is None else (_checked(fields), None)
+    except _TooLongError:
+        return None, f"took longer than {MAX_SECONDS:g} s"
     except Exception as error:  # an extractor may do what it likes
         return None, _first_line(error)
+
+
+class _TooLongError(BaseException):
+    """No Exception, so that an extractor that catches those ends as well."""
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raise _TooLongError, again every second, once the process has spent MAX_SECONDS of CPU time in here, or after
+    MAX_SECONDS of waiting. Regular expressions that backtrack for ever are interrupted, too."""
+    greenlet = gevent.getcurrent()
+
+    def expire(*_: object) -> None:
+        if gevent.getcurrent() is greenlet:  # an extractor that waits lets others run
+            raise _TooLongError
+
+    before = signal.signal(signal.SIGVTALRM, expire)
+    signal.setitimer(signal.ITIMER_VIRTUAL, MAX_SECONDS, 1.0)
+    try:
+        with gevent.Timeout(MAX_SECONDS, _TooLongError):
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 @functools.lru_cache(maxsize=1000)

@@ -17,7 +17,10 @@ import gevent
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
+from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError
+
+from crawler import urls
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 20.0
@@ -71,10 +74,12 @@ class Response:
 
 
 class _Adapter(HTTPAdapter):
-    """requests' adapter with one shared TLS context: loading the CA bundle anew costs 15 ms a connection."""
+    """requests' adapter without what only other uses need: proxies, cookies, certificates by request, and pools found
+    anew for each request. URLs are normalised. One shared TLS context: loading the CA bundle anew costs 15 ms."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
+        self._pools: dict[str, ConnectionPool] = {}
         super().__init__(pool_connections=4, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -82,6 +87,20 @@ class _Adapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, *_: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"  # the CA certificates are in the context already
+
+    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> ConnectionPool:
+        origin = urls.origin_of(request.url)
+        if origin not in self._pools:
+            self._pools[origin] = super().get_connection_with_tls_context(request, *args, **kwargs)
+        return self._pools[origin]
+
+    def request_url(self, request: Any, _: Any) -> str:
+        return urls.path_of(request.url)
+
+    def build_response(self, _: Any, raw: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.headers, response.raw = raw.status, CaseInsensitiveDict(raw.headers), raw
+        return response
 
 
 @dataclass

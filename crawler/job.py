@@ -106,6 +106,8 @@ class Job(BaseModel):
     """Batches of one host under way at once. More than one only for sites whose owner allows it."""
     robots: bool = True
     """Obey robots.txt, robots meta tags and rel=nofollow. False only for sites of your own."""
+    follow: tuple[Literal["iframe", "next"], ...] = ()
+    """What to follow besides `a` and `area`: `iframe`, and `link rel=next`, the next part of a long text."""
     content_types: tuple[str, ...] = ("text/html", "application/xhtml+xml")
     """What counts as a page; anything else is excluded unread."""
     max_body: Annotated[int, Field(ge=1024)] = 10 * 1024 * 1024

@@ -439,6 +439,8 @@ class Ledger:
         pages for another visit, and close jobs that have reached their end."""
         with self.transaction() as tx:
             self._expire(tx, now)
+        with self.transaction() as tx:
+            self._drop_cancelled(tx, now)
             chosen = tx.execute(
                 sa.select(jobs.c.job_id, jobs.c.spec, jobs.c.state).where(jobs.c.state.in_(("running", "done")))
             ).all()
@@ -447,6 +449,17 @@ class Ledger:
             if state == "running" or job.recrawl is not None:
                 with self.transaction() as tx:
                     self._tidy_job(tx, job_id, job, state, now)
+
+    def _drop_cancelled(self, tx: Connection, now: float) -> None:
+        """Drop what came back of cancelled jobs, from workers that had it at the time."""
+        with_more = (
+            sa.select(frontier.c.job_id)
+            .join(jobs, jobs.c.job_id == frontier.c.job_id)
+            .where(frontier.c.queued > 0, jobs.c.state == "cancelled")
+            .distinct()
+        )
+        for job_id in tx.execute(with_more).scalars().all():
+            self.drop_queued(tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
 
     def _tidy_job(self, tx: Connection, job_id: int, job: Job, state: str, now: float) -> None:
         if job.recrawl is not None:
@@ -462,6 +475,19 @@ class Ledger:
         elif state == "running" and not (counts["queued"] or counts["leased"]) and self._all_seeds_in(tx, job_id):
             self._note_progress(tx, job_id, counts["done"], now)
             tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="done", finished_at=now))
+
+    def recalled(self) -> list[str]:
+        """The leases whose batches should come back at once, for their host was blocked or their job paused or
+        cancelled; a thousand at most, those that come back make room for others."""
+        with self.transaction() as tx:
+            unwanted = sa.or_(hosts.c.blocked_at.is_not(None), jobs.c.state.in_(("paused", "cancelled")))
+            chosen = (
+                sa.select(leases.c.lease)
+                .join(jobs, jobs.c.job_id == leases.c.job_id)
+                .join(hosts, hosts.c.host == leases.c.host)
+                .where(unwanted)
+            )
+            return list(tx.execute(chosen.order_by(leases.c.lease).limit(1000)).scalars())
 
     def take_back_leases(self, now: float) -> None:
         """Queue again all that is leased, whatever its deadline: for an embedded run after one that was killed."""

@@ -12,7 +12,7 @@ from gevent.queue import Empty, Queue
 
 from crawler import operations, settings
 from crawler.archive import Archive
-from crawler.batch import Seen, fetch_batch
+from crawler.batch import Seen, UnderWay, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
@@ -41,15 +41,17 @@ def crawl(
     for admission in admissions:
         name = admission.job.name
         ledger.admit(admission, time.time())
-    pool, reports, seen = Pool(workers), Queue(), Seen()
+    pool, reports, seen, under_way = Pool(workers), Queue(), Seen(), UnderWay()
 
     def run(batch: Batch) -> None:
-        with Client(settings.user_agent()) as client:
-            reports.put(fetch_batch(batch, client, stop, worker=WORKER, seen=seen, archive=archive))
+        with Client(settings.user_agent()) as client, under_way.batch(batch.lease) as told:
+            reports.put(fetch_batch(batch, client, told, worker=WORKER, seen=seen, archive=archive))
 
     shown = 0.0
     while True:
         now = time.time()
+        if stop.is_set():
+            under_way.stop()
         room = pool.free_count()
         if room and not stop.is_set() and (archive is None or archive.has_room()):
             for batch in ledger.lease(room, now):
@@ -61,6 +63,7 @@ def crawl(
         if now - shown >= 1.0 or not pool or finished:
             ledger.sample(now)
             ledger.tidy(now)
+            under_way.recall(ledger.recalled())
             snapshot = next(s for s in operations.status(ledger, now, finished_since=now - 60) if s["job"] == name)
             show(snapshot)
             shown = now

@@ -163,14 +163,18 @@ def unblock(ledger: Ledger, host: str, now: float) -> int:
 
 
 def set_state(ledger: Ledger, job: str, state: str, now: float) -> int:
-    """Let `job` be "paused", "running" or "cancelled"; returns how many URLs were dropped (cancelled only)."""
+    """Let `job` be "paused", "running" or "cancelled"; returns how many URLs were dropped (cancelled), or are queued
+    again because they had been dropped so (running)."""
     with ledger.transaction() as tx:
         job_id = _job_id(tx, job)
         finished = now if state == "cancelled" else None
         tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=finished))
-        if state != "cancelled":
-            return 0
-        return ledger.drop_queued(tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
+        of_job = urls.c.job_id == job_id
+        if state == "cancelled":
+            return ledger.drop_queued(tx, of_job, "excluded", "job cancelled", now)
+        if state == "running":
+            return _queue_again(ledger, tx, sa.and_(of_job, urls.c.reason == "job cancelled"), "excluded", now)
+        return 0
 
 
 def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:

@@ -12,6 +12,7 @@ import encodings
 import encodings.aliases
 import pkgutil
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from selectolax.lexbor import LexborHTMLParser
@@ -25,18 +26,13 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 _SUPERSETS = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
 # What Python knows besides, and no page is written in: some of these cannot even be read without an error.
 _NO_CHARSETS = {
-    "aliases",
-    "idna",
-    "punycode",
-    "undefined",
-    "unicode_escape",
-    "raw_unicode_escape",
-    "utf_7",
-    "mbcs",
-    "oem",
+    *("aliases", "idna", "punycode", "undefined", "unicode_escape"),
+    *("raw_unicode_escape", "utf_7", "mbcs", "oem"),
 }
 _MODULES = {module.name for module in pkgutil.iter_modules(encodings.__path__)} - _NO_CHARSETS
 _CHARSETS = _MODULES | {alias for alias, module in encodings.aliases.aliases.items() if module in _MODULES}
+FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
+"""What a job may follow beside `a` and `area`: the selector of each by its name."""
 _SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
 
 
@@ -87,8 +83,9 @@ def _codec(label: str) -> str | None:
     return _SUPERSETS.get(info.name, info.name) if getattr(info, "_is_text_encoding", True) else None
 
 
-def parse(text: str, url: str, agent: str) -> Document:
-    """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us."""
+def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Document:
+    """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
+    names what is followed beside links: see FOLLOWED."""
     tree = LexborHTMLParser(tame(text))
     document = Document(tree=tree)
     if (title := tree.css_first("title")) is not None:
@@ -106,7 +103,7 @@ def parse(text: str, url: str, agent: str) -> Document:
         with contextlib.suppress(urls.InvalidURLError):
             document.canonical = urls.normalise(element.attributes.get("href") or "", base=base)
     if not document.nofollow:
-        document.links = _links(tree, base)
+        document.links = _links(tree, base, follow)
     return document
 
 
@@ -116,11 +113,11 @@ def directives(content: str) -> tuple[bool, bool]:
     return bool(words & {"nofollow", "none"}), bool(words & {"noindex", "none"})
 
 
-def _links(tree: LexborHTMLParser, base: str) -> list[str]:
+def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str]) -> list[str]:
     hrefs: dict[str, None] = {}
-    for element in tree.css("a[href], area[href]"):
+    for element in tree.css(", ".join(("a[href], area[href]", *(FOLLOWED[name] for name in follow)))):
         attributes = element.attributes
-        href = attributes["href"]
+        href = attributes.get("href") or attributes.get("src")
         if href and "nofollow" not in (attributes.get("rel") or "").lower().split():
             hrefs[href.partition("#")[0]] = None  # before the costly part: a table of contents is one address
     found: dict[str, None] = {}

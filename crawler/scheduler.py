@@ -69,6 +69,8 @@ class Scheduler:
         if now >= self._status_due:
             began = time.monotonic()
             self.ledger.tidy(now)
+            if recalled := self.ledger.recalled():
+                self.broker.recall(recalled)
             self.broker.publish_status(operations.status(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
             # On a huge ledger this takes its time: at most a twentieth of ours.
             self._status_due = now + max(STATUS_SECONDS, 20 * (time.monotonic() - began))

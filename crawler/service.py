@@ -16,11 +16,16 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import after_setup_logger, celeryd_after_setup, worker_shutting_down
 from gevent.event import Event
-from kombu import Exchange, Queue
+from kombu import Exchange, Queue, binding
 
 log = logging.getLogger(__name__)
 
 PULSE_SECONDS = 15.0
+SPARE = 4
+"""Places in a worker's pool beyond those that batches can take: while all hosts are slow, the pulse still gets through,
+and orders do."""
+ORDERS = Exchange("orders", type="fanout", durable=True, no_declare=True)
+"""From here every worker gets what is said to all of them, in the queue of its pulse."""
 STOP = Event()
 """Set when this process was told to stop: batches under way finish the URL in hand and return the rest."""
 
@@ -72,6 +77,8 @@ def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
     queue = Queue(name, routing_key=name, durable=True, queue_arguments={"x-expires": 600_000})
     _pulse_queue = instance.app.amqp.queues.select_add(queue)
     queue.exchange = Exchange("")  # Celery put its default there, which we may not bind to
+    if "fetch" in instance.app.amqp.queues.consume_from:
+        queue.bindings = {binding(ORDERS)}
 
 
 @after_setup_logger.connect
@@ -103,6 +110,8 @@ class Pulse(bootsteps.StartStopStep):
         self.connected = True
         self.beat.set()
         if self.thread is None:
+            if parent.pool.is_green:
+                parent.pool.grow(SPARE)
             self.thread = threading.Thread(target=self._run, args=(parent.app,), daemon=True, name="pulse")
             self.thread.start()
 

@@ -30,8 +30,8 @@ _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "me
 _CLOSED_BY_OTHERS = {"p", "li", "dt", "dd", "tr", "tbody", "thead", "tfoot", "a", "html", "head", "body"}
 _BOUNDARIES = {"td", "th", "caption", "button", "object", "template", "applet", "marquee", "svg", "math"}
 """An end tag inside one of these closes nothing outside."""
-_KEPT = {"a", "area", "base", "link", "meta", "title", "script", "style", "textarea", "head", "body", "html"}
-_HIDING_END = re.compile(r"</(?:script|style|textarea|title)\s*\Z", re.IGNORECASE)
+_KEPT = {"a", "area", "base", "link", "meta", "title", "script", "style", "textarea", "iframe", "head", "body", "html"}
+_HIDING_END = re.compile(r"</(?:script|style|textarea|iframe|title)\s*\Z", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"[\s/\"'][^\s/\"'=]")
 
 

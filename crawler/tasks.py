@@ -8,14 +8,14 @@ from typing import Any
 
 from celery import Task
 from celery.exceptions import Reject
-from celery.signals import worker_shutdown
+from celery.signals import worker_shutdown, worker_shutting_down
 from celery.utils.log import get_task_logger
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import service, settings
 from crawler.app import FETCH, app
 from crawler.archive import Archive
-from crawler.batch import Seen, fetch_batch
+from crawler.batch import Seen, UnderWay, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
@@ -24,6 +24,7 @@ log = get_task_logger(__name__)
 
 _seen = Seen()
 """What this process has sent, if a worker, or written, if a recorder."""
+_under_way = UnderWay()
 DATABASE_PATIENCE = 120.0
 """Seconds a recorder waits for a database that is away before it hands its message back to the broker."""
 
@@ -37,16 +38,28 @@ def pulse() -> None:
         service.take_work(FETCH, _archive().has_room(), "the disk has no more free space than its floor")
 
 
+@app.task(name="recall")
+def recall(leases: list[str]) -> None:
+    """Let the batches of these leases come back at once. The scheduler says so to all workers, again and again until
+    they are back: so it does not matter who has them, and whether they were redelivered meanwhile."""
+    _under_way.recall(leases)
+
+
+@worker_shutting_down.connect
+def _stop_fetching(**_: Any) -> None:
+    _under_way.stop()
+
+
 @app.task(name="fetch", bind=True)
 def fetch(self: Task, message: dict[str, Any]) -> None:
     """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
     batch = Batch.model_validate(message)
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
-    with Client(settings.user_agent()) as client:
+    with Client(settings.user_agent()) as client, _under_way.batch(batch.lease) as stop:
         report = fetch_batch(
             batch,
             client,
-            service.STOP,
+            stop,
             worker=self.request.hostname,
             redelivered=redelivered,
             seen=_seen,

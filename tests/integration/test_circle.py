@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import signal
+import time
 from collections.abc import Callable
 
 import conftest
@@ -88,6 +89,20 @@ def test_services_that_restart_lose_nothing(
     services.run("systemctl restart postgresql")
     assert outcome("restart")["done"] == 200
     assert services.queues()["dead"] == 0
+
+
+def test_a_blocked_host_is_left_alone_at_once(
+    processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
+) -> None:
+    site.tree(300)
+    processes.seed(site.url, "--name", "block", "--delay", "1")  # a batch lasts 45 s
+    eventually(lambda: len(site.paths) > 5)
+    operations.block(ledger, url_rules.host_of(site.url), time.time())
+    blocked_at = time.time()
+    counts = outcome("block", timeout=10)
+    assert max(request.at for request in site.requests) < blocked_at + 3
+    assert counts["done"] == len(site.paths) - 1  # robots.txt
+    assert counts["excluded"] == counts["discovered"] - counts["done"] > 0
 
 
 def test_seeds_of_every_kind(processes: Processes, site: Site, outcome: Outcome) -> None:

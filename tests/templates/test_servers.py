@@ -59,12 +59,13 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
 @pytest.mark.parametrize(
     ("user", "right", "may", "may_not"),
     [
-        ("seed", "write", ["frontier", "watch.1"], ["fetch", "status", "dead"]),
+        ("seed", "write", ["frontier", "watch.1"], ["fetch", "orders", "status", "dead"]),
         ("seed", "read", ["status", "watch.1"], ["frontier", "fetch", "dead"]),
-        ("worker", "read", ["fetch", "pulse.worker-1@worker1"], ["frontier", "dead", "status"]),
-        ("worker", "write", ["frontier", "amq.default"], ["fetch", "status", "dead"]),
+        ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["frontier", "dead", "status"]),
+        ("worker", "write", ["frontier", "amq.default"], ["fetch", "orders", "status", "dead"]),
         ("worker", "configure", ["pulse.worker-1@worker1"], ["fetch", "frontier", "xpulse."]),
         ("frontier", "read", ["frontier", "fetch"], ["dead"]),
+        ("frontier", "write", ["fetch", "orders", "status"], ["dead"]),
     ],
 )
 def test_users_have_the_least_rights(

@@ -53,6 +53,23 @@ def counts(ledger: Ledger, now: float = 0) -> dict[str, int]:
     return {state: count for state, count in job["counts"].items() if count and state != "discovered"}
 
 
+@pytest.mark.parametrize(("order", "left"), [("block", "excluded"), ("cancelled", "excluded"), ("paused", "queued")])
+def test_what_workers_hold_is_recalled(ledger: Ledger, order: str, left: str) -> None:
+    ledger.admit(admission("/a", "/b"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    assert ledger.recalled() == []
+    if order == "block":
+        operations.block(ledger, "a.test", now=1)
+    else:
+        operations.set_state(ledger, "j", order, now=1)
+    assert ledger.recalled() == [batch.lease]
+    ledger.record(report(batch, pages=[], unfetched=[target.url for target in batch.targets], links=("/c",)), now=2)
+    assert ledger.recalled() == []
+    ledger.tidy(now=3)
+    assert counts(ledger) == {left: 3}
+    assert ledger.lease(1, now=100) == []
+
+
 def test_a_url_is_admitted_once(ledger: Ledger) -> None:
     assert ledger.admit(admission("/a", "/b", "/a"), now=0) == 2
     assert ledger.admit(admission("/a", "/b", "/a"), now=0) == 0  # the same piece, redelivered

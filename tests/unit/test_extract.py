@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import gevent
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -195,6 +199,30 @@ def test_an_extractor_that_fails_is_an_error_to_record(behaviour: Any, error: st
     assert told is not None
     assert error in told
     assert "\n" not in told
+
+
+def spin(_: Page) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            while True:
+                pass
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [spin, lambda _: re.search("(a+)+$", "a" * 60 + "b"), lambda _: gevent.sleep(60)],
+    ids=["loops", "backtracks", "waits"],
+)
+def test_an_extractor_that_never_returns_is_stopped(
+    behaviour: Any, extractor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "MAX_SECONDS", 0.2)
+    began = time.process_time()
+    assert extract.extract(extractor(behaviour), page()) == (None, "took longer than 0.2 s")
+    assert time.process_time() - began < 5
+    deadline = time.process_time() + 1.3
+    while time.process_time() < deadline:
+        pass  # and nobody else is
 
 
 def test_a_circular_value_is_an_error_to_record(extractor: Any) -> None:

@@ -7,17 +7,19 @@ import gzip
 import itertools
 import threading
 import time
+import tracemalloc
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+import gevent
 import pytest
 from website import HTML, Answer, Site
 
 from crawler import settings
-from crawler.batch import Seen, fetch_batch
+from crawler.batch import Seen, UnderWay, fetch_batch
 from crawler.fetch import Client
 from crawler.job import Job
-from crawler.messages import Batch, Report, RobotsFile, Target
+from crawler.messages import Batch, Link, Report, RobotsFile, Target
 
 
 def crawl(
@@ -321,6 +323,45 @@ def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
         assert fetch_batch(batch, client, threading.Event(), worker="t", seen=seen).links == []
         batch.targets[0].depth = 2  # a shorter way is news
         assert len(fetch_batch(batch, client, threading.Event(), worker="t", seen=seen).links) == 3
+
+
+def test_remembering_links_takes_no_more_memory_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Seen, "PLACES", 4096)
+    seen = Seen()
+    old = [Link(url=f"http://a.test/{number}", depth=1) for number in range(100)]
+    seen.add("j", old)
+    assert sum(seen.covers("j", link) for link in old) > 90  # a few displace one another
+    assert not any(seen.covers("another", link) for link in old)
+    tracemalloc.start()
+    seen.add("j", (Link(url=f"http://b.test/{number}", depth=1) for number in range(30_000)))
+    assert tracemalloc.get_traced_memory()[0] < 10_000
+    tracemalloc.stop()
+    assert sum(seen.covers("j", link) for link in old) < 10
+
+
+def test_a_batch_is_recalled_wherever_it_is() -> None:
+    under_way = UnderWay()
+    with under_way.batch("a") as first, under_way.batch("a") as again, under_way.batch("b") as other:
+        under_way.recall(["a", "c"])
+        assert (first.is_set(), again.is_set(), other.is_set()) == (True, True, False)
+    with under_way.batch("c") as late, under_way.batch("b") as other:
+        assert (late.is_set(), other.is_set()) == (True, False)
+        under_way.stop()
+        assert other.is_set()
+    with under_way.batch("d") as after:
+        assert after.is_set()
+
+
+def test_a_recalled_batch_does_not_wait_for_the_delay(site: Site) -> None:
+    site.tree(3)
+    under_way = UnderWay()
+    with under_way.batch("lease") as told:
+        gevent.spawn_later(0.3, under_way.recall, ["lease"])
+        began = time.monotonic()
+        report = crawl(site, "/", "/1", stop=told, delay=30)
+        assert time.monotonic() - began < 5
+    assert [page.url for page in report.pages] == []
+    assert report.unfetched == [f"{site.url}/", f"{site.url}/1"]
 
 
 def test_every_request_is_reported(site: Site) -> None:

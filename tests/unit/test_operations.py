@@ -71,6 +71,8 @@ def test_pause_resume_cancel(ledger: Ledger) -> None:
     ledger.record(report(batch, links=("/b",)), now=5)
     assert operations.set_state(ledger, "j", "cancelled", now=6) == 1
     assert counts(ledger) == {"done": 1, "excluded": 1}
+    assert operations.set_state(ledger, "j", "running", now=7) == 1
+    assert counts(ledger) == {"done": 1, "queued": 1}
     with pytest.raises(operations.UnknownError, match="Known: j"):
         operations.set_state(ledger, "k", "paused", now=7)
 

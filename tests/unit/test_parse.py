@@ -59,6 +59,16 @@ def test_links(html: str, links: list[str]) -> None:
     assert parse.parse(html, PAGE, "CrawlerFleet").links == links
 
 
+def test_frames_and_next_parts_are_followed_if_asked_for() -> None:
+    html = '<link rel="prefetch NEXT" href=2><iframe src=/frame></iframe><a href=x>1</a><link rel=icon href=i>'
+    assert parse.parse(html, PAGE, "x").links == ["http://example.org/dir/x"]
+    assert parse.parse(html, PAGE, "x", ["iframe", "next"]).links == [
+        "http://example.org/dir/2",
+        "http://example.org/frame",
+        "http://example.org/dir/x",
+    ]
+
+
 def test_title() -> None:
     assert parse.parse("<title> A\n  page &amp; more </title>", PAGE, "x").title == "A page & more"
     assert parse.parse("<title></title>", PAGE, "x").title is None
