@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from gevent.event import Event
 
-from crawler import extract, fetch, parse, robots, settings, sitemaps, urls
+from crawler import encoding, extract, fetch, parse, robots, settings, sitemaps, urls
 from crawler.archive import Archive
 from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Request, Retry, RobotsFile, Target
 
@@ -317,7 +317,7 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
 
 def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
     job = visit.batch.job
-    text = parse.decode(response.body, response.headers.get("content-type", ""))
+    text = encoding.decode(response.body, response.headers.get("content-type", ""))
     document = parse.parse(text, response.url, settings.PRODUCT, job.follow)
     nofollow, noindex = parse.directives(response.headers.get("x-robots-tag", ""))
     digest = hashlib.sha256(response.body).hexdigest()

@@ -1,4 +1,4 @@
-"""From bytes to a page: character encoding, title, links and what the page says to robots.
+"""From text to a page: title, links and what the page says to robots.
 
 selectolax (lexbor) reads HTML some fifty times faster than BeautifulSoup and builds the tree the WHATWG standard asks
 for, garbage included.
@@ -6,12 +6,7 @@ for, garbage included.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import encodings
-import encodings.aliases
-import pkgutil
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,17 +15,6 @@ from selectolax.lexbor import LexborHTMLParser
 from crawler import urls
 from crawler.tame import tame
 
-_META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# The WHATWG standard reads these labels as their Windows supersets; so do browsers, and so do the pages' authors.
-_SUPERSETS = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
-# What Python knows besides, and no page is written in: some of these cannot even be read without an error.
-_NO_CHARSETS = {
-    *("aliases", "idna", "punycode", "undefined", "unicode_escape"),
-    *("raw_unicode_escape", "utf_7", "mbcs", "oem"),
-}
-_MODULES = {module.name for module in pkgutil.iter_modules(encodings.__path__)} - _NO_CHARSETS
-_CHARSETS = _MODULES | {alias for alias, module in encodings.aliases.aliases.items() if module in _MODULES}
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a` and `area`: the selector of each by its name."""
 _SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
@@ -48,39 +32,6 @@ class Document:
     nofollow: bool = False
     noindex: bool = False
     tree: LexborHTMLParser | None = None
-
-
-def decode(body: bytes, content_type: str) -> str:
-    """`body` as text: by its byte order mark, else the header's charset, else its meta tag, else UTF-8, else
-    windows-1252. Never fails: what cannot be read becomes U+FFFD.
-
-    `content_type` is the whole Content-Type header.
-    Source: https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding
-    """
-    for mark, encoding in _BOMS:
-        if body.startswith(mark):
-            return body[len(mark) :].decode(encoding, "replace")
-    header = re.search(r"charset\s*=\s*[\"']?([^\s;\"']+)", content_type, re.IGNORECASE)
-    named = _codec(header[1]) if header else None
-    if named is None and (meta := _META_CHARSET.search(body, 0, 4096)):
-        named = _codec(meta[1].decode("ascii"))
-        if named and named.startswith("utf-16"):  # it could not have been read if it were
-            named = "utf-8"
-    if named:
-        return body.decode(named, "replace")
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError:
-        return body.decode("cp1252", "replace")
-
-
-def _codec(label: str) -> str | None:
-    # Not for Python to find out: it remembers every name that it does not know, for as long as the process lives.
-    if not label.isascii() or encodings.normalize_encoding(label.lower()) not in _CHARSETS:
-        return None
-    info = codecs.lookup(label)
-    # Text codecs only: bytes-to-bytes ones such as "hex" or "zip" have no business in a page.
-    return _SUPERSETS.get(info.name, info.name) if getattr(info, "_is_text_encoding", True) else None
 
 
 def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Document:

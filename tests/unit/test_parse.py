@@ -1,46 +1,15 @@
-"""Encodings (https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding) and links."""
+"""What a page says: links, title, its own address, and what robots may do with it."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from crawler import parse, urls
+from crawler import parse
 from crawler.tame import tame
 
 PAGE = "http://example.org/dir/page"
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type", "text"),
-    [
-        ("é".encode(), "text/html", "é"),
-        ("é".encode("latin-1"), "text/html", "é"),  # no declaration, no UTF-8: windows-1252
-        ("é".encode("latin-1"), "text/html; charset=ISO-8859-1", "é"),
-        ("“x”".encode("cp1252"), "text/html; charset=iso-8859-1", "“x”"),  # the label means windows-1252
-        ("ж".encode("koi8-r"), 'text/html; charset="koi8-r"', "ж"),
-        (b"\xef\xbb\xbf" + "é".encode(), "text/html; charset=iso-8859-1", "é"),  # the mark beats the header
-        ("é".encode("utf-16"), "text/html", "é"),
-        (b"<meta charset=shift_jis>" + "日".encode("shift_jis"), "text/html", "<meta charset=shift_jis>日"),
-        (
-            b'<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">' + "ж".encode("cp1251"),
-            "text/html",
-            '<meta http-equiv="Content-Type" content="text/html; charset=windows-1251">ж',
-        ),
-        (b"<meta charset=utf-16>x", "text/html", "<meta charset=utf-16>x"),  # cannot be true
-        ("é".encode(), "text/html; charset=nonsense", "é"),
-        ("é".encode(), "text/html; charset=hex", "é"),  # a Python codec, not a character encoding
-        ("é".encode(), "text/html; charset=idna", "é"),  # these raise, whatever they are given
-        ("é".encode(), "text/html; charset=undefined", "é"),
-        ("é".encode(), "text/html; charset=" + "x" * 60_000, "é"),
-        ("中".encode("gb18030"), "text/html; charset=gb2312", "中"),
-    ],
-)
-def test_encodings(body: bytes, content_type: str, text: str) -> None:
-    assert parse.decode(body, content_type) == text
 
 
 @pytest.mark.parametrize(
@@ -114,10 +83,3 @@ def test_an_ordinary_large_page_is_left_as_it_is() -> None:
     prose = "<p>A <b>bold</b> and <i>slanted <code>thing</code></i></p>" * 20_000
     assert tame(table) == table
     assert tame(prose) == prose
-
-
-@given(st.binary(max_size=500), st.sampled_from(["text/html", "text/html; charset=utf-16", "text/html;charset=utf-7"]))
-def test_no_garbage_breaks_it(body: bytes, content_type: str) -> None:
-    document = parse.parse(parse.decode(body, content_type), PAGE, "x")
-    for link in document.links:
-        assert urls.normalise(link) == link

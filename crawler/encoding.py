@@ -1,0 +1,93 @@
+"""What character encoding a page is in, after the WHATWG standards, and its text.
+
+Labels mean what browsers take them for (webencodings): "iso-8859-1" is windows-1252 and "euc-kr" is windows-949. Python
+itself would know "idna" and "utf-7" besides, which no page is written in, and not "x-sjis".
+
+Source: https://html.spec.whatwg.org/multipage/parsing.html#determining-the-character-encoding
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+import webencodings
+
+SCANNED = 8 * 1024
+"""Bytes searched for a declaration. The standard asks for 1024; browsers read on to the end of the head."""
+
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+# "replacement" hides all of a page, lest a script in it be smuggled past a filter; we run none, and its links in ASCII
+# are readable. "x-user-defined" is a trick to send bytes to scripts.
+_NO_TEXT = {"replacement", "x-user-defined"}
+# The standard's decoder of GBK is that of GB 18030.
+_PYTHON_NAMES = {**webencodings.PYTHON_NAMES, "gbk": "gb18030"}
+
+_PARAMETER = re.compile(r"""(?<![^\s;,])charset\s*=\s*["']?([^\s;,"']+)""", re.IGNORECASE)
+_XML = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([^"'>]+)""")
+# In lower case. Possessive throughout, and every alternative can end with the text: linear time, whatever is in it.
+_REST_OF_TAG = rb"""(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+'|[^\s>]*+))*+"""
+_MARKUP = re.compile(
+    rb"<(?:!--(?:-?>|(?:[^-]++|-(?!->))*+(?:-->|\Z))"
+    rb"|meta(?=[\s/])(?P<meta>" + _REST_OF_TAG + rb")"
+    rb"|/?[a-z]" + _REST_OF_TAG + rb"|[!?/][^>]*+)"
+)
+_ATTRIBUTE = re.compile(rb"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]*+)))?+""")
+_IN_CONTENT = re.compile(rb"""charset\s*=\s*["']?([^\s;"']+)""")
+
+
+def decode(body: bytes, content_type: str) -> str:
+    """`body` as text: by its byte order mark, else the header's charset, else what it declares itself, else UTF-8, else
+    windows-1252. Never fails: what cannot be read becomes U+FFFD.
+
+    `content_type` is the whole Content-Type header.
+    """
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace")
+    header = _PARAMETER.search(content_type)
+    codec = _codec(header[1]) if header else None
+    if codec is None:
+        codec = _declared(body)
+    if codec:
+        return body.decode(codec, "replace")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace")
+
+
+def _codec(label: str) -> str | None:
+    """Python's name for the encoding that browsers take `label` for; None if they take it for none."""
+    name = webencodings.LABELS.get(label.strip("\t\n\f\r ").lower()) if label.isascii() else None
+    return None if name is None or name in _NO_TEXT else _PYTHON_NAMES.get(name, name)
+
+
+def _declared(body: bytes) -> str | None:
+    """By a meta tag, else by an XML declaration, within the first SCANNED bytes."""
+    head = body[:SCANNED].lower()
+    if b"charset" in head:
+        for markup in _MARKUP.finditer(head):
+            if (tag := markup["meta"]) is not None and (codec := _of_meta(tag)):
+                return codec
+    if head.startswith(b"<?xml") and (declaration := _XML.match(head)):
+        return _in_ascii(declaration[1])
+    return None
+
+
+def _of_meta(tag: bytes) -> str | None:
+    attributes: dict[bytes, bytes] = {}
+    for name, *values in _ATTRIBUTE.findall(tag):
+        attributes.setdefault(name, b"".join(values))
+    if b"charset" in attributes:
+        return _in_ascii(attributes[b"charset"])
+    if attributes.get(b"http-equiv") == b"content-type":
+        charset = _IN_CONTENT.search(attributes.get(b"content", b""))
+        return _in_ascii(charset[1]) if charset else None
+    return None
+
+
+def _in_ascii(label: bytes) -> str | None:
+    """The codec of a label that was read as ASCII, so it cannot be UTF-16, whatever it says."""
+    codec = _codec(label.decode("latin-1"))
+    return "utf-8" if codec in ("utf-16le", "utf-16be") else codec
