@@ -17,6 +17,8 @@ from crawler.tame import tame
 
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a` and `area`: the selector of each by its name."""
+_TITLE = "title:not(svg title)"  # in a drawing it is the name of a shape
+_CANONICAL = "link[rel~=canonical i][href]"
 _SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
 
 
@@ -39,7 +41,7 @@ def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Docume
     names what is followed beside links: see FOLLOWED."""
     tree = LexborHTMLParser(tame(text))
     document = Document(tree=tree)
-    if (title := tree.css_first("title")) is not None:
+    if (title := tree.css_first(_TITLE)) is not None:
         document.title = " ".join(title.text().replace("\0", "").split())[:500] or None
     for meta in tree.css("meta[name]"):
         if (meta.attributes.get("name") or "").strip().lower() in ("robots", agent.lower()):
@@ -50,7 +52,7 @@ def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Docume
     if (element := tree.css_first("base[href]")) is not None:
         with contextlib.suppress(urls.InvalidURLError):
             base = urls.normalise(element.attributes.get("href") or "", base=url)
-    if (element := tree.css_first("link[rel=canonical][href]")) is not None:
+    if (element := tree.css_first(_CANONICAL)) is not None:
         with contextlib.suppress(urls.InvalidURLError):
             document.canonical = urls.normalise(element.attributes.get("href") or "", base=base)
     if not document.nofollow:

@@ -49,6 +49,32 @@ def test_title() -> None:
     assert parse.parse("<title></title>", PAGE, "x").title is None
 
 
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<title>Page</title><svg><title>icon</title></svg>",
+        "<svg><title>icon</title></svg><title>Page</title>",
+        "<svg><g><title>icon</title></g></svg><p><title>Page</title>",
+    ],
+)
+def test_a_title_within_a_drawing_is_not_the_page_s(html: str) -> None:
+    assert parse.parse(html, PAGE, "x").title == "Page"
+
+
+@pytest.mark.parametrize(
+    ("rel", "canonical"),
+    [
+        ("canonical", "http://example.org/c"),
+        ("Canonical", "http://example.org/c"),
+        ("canonical nofollow", "http://example.org/c"),  # rel holds words (HTML, 4.6.6)
+        ("alternate\ncanonical", "http://example.org/c"),
+        ("noncanonical", None),
+    ],
+)
+def test_canonical(rel: str, canonical: str | None) -> None:
+    assert parse.parse(f'<link rel="{rel}" href="/c">', PAGE, "x").canonical == canonical
+
+
 OPEN = "".join(f"<b id={number}>" for number in range(2_000))
 
 
