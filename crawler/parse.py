@@ -7,8 +7,11 @@ for, garbage included.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import email.utils
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from selectolax.lexbor import LexborHTMLParser
 
@@ -19,6 +22,10 @@ FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a` and `area`: the selector of each by its name."""
 _TITLE = "title:not(svg title)"  # in a drawing it is the name of a shape
 _CANONICAL = "link[rel~=canonical i][href]"
+# A product token, and the version that some write after it.
+_NAMED = re.compile(r"\s*(\*|[A-Za-z_-]+)(?:/[\w.-]*)?\s*:")
+_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+_UNAVAILABLE_AFTER = re.compile(r"unavailable_after\s*:\s*((?:[A-Za-z]+,)?[^,]+)", re.IGNORECASE)
 _SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
 
 
@@ -36,16 +43,16 @@ class Document:
     tree: LexborHTMLParser | None = None
 
 
-def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Document:
+def parse(text: str, url: str, agent: str, follow: Sequence[str] = (), now: float = 0) -> Document:
     """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
-    names what is followed beside links: see FOLLOWED."""
+    names what is followed beside links: see FOLLOWED; `now` is the time, for directives with a date."""
     tree = LexborHTMLParser(tame(text))
     document = Document(tree=tree)
     if (title := tree.css_first(_TITLE)) is not None:
         document.title = " ".join(title.text().replace("\0", "").split())[:500] or None
     for meta in tree.css("meta[name]"):
         if (meta.attributes.get("name") or "").strip().lower() in ("robots", agent.lower()):
-            nofollow, noindex = directives(meta.attributes.get("content") or "")
+            nofollow, noindex = directives(meta.attributes.get("content") or "", now)
             document.nofollow |= nofollow
             document.noindex |= noindex
     base = url
@@ -60,10 +67,44 @@ def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Docume
     return document
 
 
-def directives(content: str) -> tuple[bool, bool]:
-    """(nofollow, noindex) of a robots meta tag's content or an X-Robots-Tag header's value."""
+def directives(content: str, now: float = 0) -> tuple[bool, bool]:
+    """(nofollow, noindex) of a robots meta tag's content or an X-Robots-Tag header's value at the time `now`, from
+    which on "unavailable_after" means noindex."""
     words = {word.strip().lower() for word in content.split(",")}
-    return bool(words & {"nofollow", "none"}), bool(words & {"noindex", "none"})
+    noindex = bool(words & {"noindex", "none"}) or any(_past(date, now) for date in _UNAVAILABLE_AFTER.findall(content))
+    return bool(words & {"nofollow", "none"}), noindex
+
+
+def header_directives(lines: Iterable[tuple[str, str]], agent: str, now: float = 0) -> tuple[bool, bool]:
+    """(nofollow, noindex) of a response's X-Robots-Tag header lines, given with all others as (name, value).
+
+    What follows "name:" is for the crawler of that name; `agent` is our product token.
+    Source: https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag
+    """
+    for_us: list[str] = []
+    for name, value in lines:
+        if name.lower() != "x-robots-tag":
+            continue
+        ours = True  # until a name says otherwise, to the end of the line
+        for part in value.split(","):
+            named = _NAMED.match(part)
+            if named and named[1].lower() not in _WITH_VALUE:
+                ours = named[1].lower() in ("*", "robots", agent.lower())
+                part = part[named.end() :]
+            if ours:
+                for_us.append(part)
+    return directives(",".join(for_us), now)
+
+
+def _past(date: str, now: float) -> bool:
+    """Whether `date`, after RFC 822, RFC 850 or ISO 8601, is over. One that cannot be read is not."""
+    for read in (email.utils.parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            then = read(date.strip())
+            return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() < now
+        except (ValueError, OverflowError):
+            continue
+    return False
 
 
 def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str]) -> list[str]:

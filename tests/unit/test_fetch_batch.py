@@ -304,6 +304,20 @@ def test_x_robots_tag_nofollow(site: Site) -> None:
     assert len(crawl(site, "/", robots=False).links) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "links", "reason"),
+    [
+        ("otherbot: noindex, nofollow", 1, None),
+        ("CrawlerFleet: noindex", 1, "noindex: not kept"),
+        ("unavailable_after: 25 Jun 2010 15:00:00 PST", 1, "noindex: not kept"),
+    ],
+)
+def test_x_robots_tag_for_one_crawler(site: Site, value: str, links: int, reason: str | None) -> None:
+    site.pages["/"] = Answer('<a href="/a">a</a>', headers={**HTML, "X-Robots-Tag": value})
+    report = crawl(site, "/")
+    assert (len(report.links), report.pages[0].reason) == (links, reason)
+
+
 def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
     site.tree(3)
     seen = Seen()

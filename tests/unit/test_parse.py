@@ -75,6 +75,52 @@ def test_canonical(rel: str, canonical: str | None) -> None:
     assert parse.parse(f'<link rel="{rel}" href="/c">', PAGE, "x").canonical == canonical
 
 
+NOW = 1_790_000_000.0  # 2026-09-21
+
+
+@pytest.mark.parametrize(
+    ("values", "nofollow", "noindex"),
+    [
+        # the cases of https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag
+        (["noindex"], False, True),
+        (["noindex, nofollow"], True, True),
+        (["NONE"], True, True),
+        (["all"], False, False),
+        (["noarchive", "nofollow"], True, False),
+        (["otherbot: noindex, nofollow"], False, False),
+        (["CrawlerFleet: noindex"], False, True),
+        (["crawlerfleet/1.0: noindex, nofollow"], True, True),
+        (["otherbot: noindex", "nofollow"], True, False),
+        (["otherbot: noindex", "CrawlerFleet: nofollow", "thirdbot: none"], True, False),
+        (["BadBot: noindex, nofollow, crawlerfleet: nofollow"], True, False),
+        (["nofollow, otherbot: noindex"], True, False),
+        (["*: noindex"], False, True),
+        # directives with a value are no names
+        (["max-snippet: 5, noindex"], False, True),
+        (["max-image-preview:large, max-video-preview: -1, nofollow"], True, False),
+        (["unavailable_after: 25 Jun 2010 15:00:00 PST"], False, True),
+        (["unavailable_after: Fri, 25 Jun 2010 15:00:00 GMT, nofollow"], True, True),
+        (["unavailable_after: Friday, 25-Jun-10 15:00:00 UTC"], False, True),
+        (["unavailable_after: 2010-06-25"], False, True),
+        (["unavailable_after: 2040-06-25T15:00:00+02:00"], False, False),
+        (["unavailable_after: tomorrow"], False, False),
+        (["otherbot: unavailable_after: 25 Jun 2010 15:00:00 PST"], False, False),
+        (["CrawlerFleet: unavailable_after: 25 Jun 2010 15:00:00 PST"], False, True),
+        ([], False, False),
+        (["", ":", ",,", ":noindex"], False, False),
+    ],
+)
+def test_x_robots_tag(values: list[str], nofollow: bool, noindex: bool) -> None:
+    lines = [("Content-Type", "text/html"), *(("x-robots-TAG", value) for value in values)]
+    assert parse.header_directives(lines, "CrawlerFleet", NOW) == (nofollow, noindex)
+
+
+def test_a_page_may_say_when_it_is_over() -> None:
+    html = '<meta name="robots" content="unavailable_after: 25 Jun 2010 15:00:00 PST">'
+    assert parse.parse(html, PAGE, "x", now=NOW).noindex
+    assert not parse.parse(html, PAGE, "x", now=0).noindex
+
+
 OPEN = "".join(f"<b id={number}>" for number in range(2_000))
 
 
