@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from protego import Protego
 
 from crawler.messages import RobotsFile
@@ -15,6 +17,13 @@ MAX_AGE = 24 * 3600
 MAX_CRAWL_DELAY = 30.0
 """Seconds: a Crawl-delay above this is cut to it, or one host could hold a job for years."""
 
+# In every spelling that Protego reads.
+_AGENT_LINE = re.compile(
+    r"^([^\S\n]*user(?:-|[^\S\n]*)agent(?:[^\S\n]*:|[^\S\n])[^\S\n]*)(.*)$", re.IGNORECASE | re.MULTILINE
+)
+_TOKEN = re.compile(r"\*(?=\s|#|$)|[A-Za-z_-]+")
+_NOBODY = "/"  # no product token
+
 
 class Rules:
     """One origin's robots.txt, ready to be asked.
@@ -26,7 +35,7 @@ class Rules:
     def __init__(self, file: RobotsFile, agent: str) -> None:
         self._agent = agent
         self.unreachable = file.status == 0 or file.status >= 500
-        self._parsed = Protego.parse(file.body.removeprefix("\ufeff")) if 200 <= file.status < 300 else None
+        self._parsed = Protego.parse(_exact(file.body, agent)) if 200 <= file.status < 300 else None
 
     def allows(self, url: str) -> bool:
         if self.unreachable:
@@ -43,6 +52,18 @@ class Rules:
     def sitemaps(self) -> list[str]:
         """What the Sitemap lines name, as written."""
         return list(self._parsed.sitemaps) if self._parsed else []
+
+
+def _exact(body: str, agent: str) -> str:
+    """`body` with only our own groups and those for all: Protego would take a part of our product token for ours, and
+    not see ours before a version. "Crawlers find their group by case-insensitive matching of the product token"
+    (section 2.2.1), which consists of letters, "_" and "-" alone."""
+
+    def exact(line: re.Match[str]) -> str:
+        token = _TOKEN.match(line[2])
+        return line[1] + (token[0] if token and token[0].lower() in ("*", agent.lower()) else _NOBODY)
+
+    return _AGENT_LINE.sub(exact, "\n".join(body.removeprefix("\ufeff").splitlines()))
 
 
 def is_fresh(file: RobotsFile, now: float) -> bool:

@@ -25,6 +25,25 @@ def rules(body: str, status: int = 200) -> robots.Rules:
         ("User-agent: other\nDisallow: /", "/x", True),
         ("User-agent: CrawlerFleet\nDisallow: /a\n\nUser-agent: CrawlerFleet\nDisallow: /b", "/b", False),
         ("User-agent: other\nUser-agent: CrawlerFleet\nDisallow: /a", "/a", False),
+        # 2.2.1: the product token of a line is its leading letters, "_" and "-"; it matches as a whole or not at all
+        ("User-agent: C\nAllow: /\n\nUser-agent: *\nDisallow: /", "/x", False),
+        ("User-agent: Crawler\nDisallow: /", "/x", True),
+        ("User-agent: CrawlerFleetNews\nDisallow: /", "/x", True),
+        ("User-agent: My-CrawlerFleet\nDisallow: /", "/x", True),
+        ("User-agent: CrawlerFleet/1.0\nDisallow: /", "/x", False),
+        ("User-agent: crawlerfleet 2 (beta)\nDisallow: /", "/x", False),
+        ("User-agent: CrawlerFleet*\nDisallow: /", "/x", False),
+        ("User-agent: CrawlerFleet # ours\nDisallow: /", "/x", False),
+        ("USER-AGENT:\tCrawlerFleet\nDisallow: /", "/x", False),
+        ("User agent: CrawlerFleet\nDisallow: /", "/x", False),  # as Protego reads it
+        ("User-agent CrawlerFleet/1.0\nDisallow: /", "/x", False),
+        ("User-agent: *bot\nDisallow: /", "/x", True),
+        ("User-agent: 99\nDisallow: /", "/x", True),
+        ("User-agent:\nDisallow: /", "/x", True),
+        ("User-agent: *\rDisallow: /\r\rUser-agent: C\rAllow: /", "/x", False),  # 2.2: CR alone ends a line
+        ("User-agent: *\nDisallow: /x\n# User-agent: CrawlerFleet\nDisallow: /y", "/y", False),
+        ("User-agent: *\nDisallow: /user-agent: x", "/user-agent:%20x", False),
+        ("User-agent: C\nDisallow: /\nUser-agent: CrawlerFleet\nAllow: /", "/x", True),
         # 2.2.2: the longest match wins; Allow wins a draw; /robots.txt itself is allowed
         ("User-agent: *\nDisallow: /a\nAllow: /a/b", "/a/b/c", True),
         ("User-agent: *\nAllow: /a\nDisallow: /a/b", "/a/b/c", False),
@@ -43,6 +62,7 @@ def rules(body: str, status: int = 200) -> robots.Rules:
         # 2.3.1.5 and parsing: garbage lines are passed over, what is readable counts
         ("<html>oops</html>\nUser-agent: *\nDisallow: /x", "/x", False),
         ("\ufeffUser-agent: *\nDisallow: /x", "/x", False),
+        ("\ufeffUser-agent: CrawlerFleet/1.0\nDisallow: /x", "/x", False),
         ("User-agent: *\r\nDisallow: /x\r\n", "/x", False),
     ],
 )
@@ -76,6 +96,8 @@ def test_statuses(status: int, allowed: bool, unreachable: bool) -> None:
         ("User-agent: *\nCrawl-delay: soon", 0),
         ("User-agent: *\nCrawl-delay: -1", 0),
         ("User-agent: other\nCrawl-delay: 9", 0),
+        ("User-agent: Crawler\nCrawl-delay: 9", 0),
+        ("User-agent: CrawlerFleet/1.0\nCrawl-delay: 9", 9),
     ],
 )
 def test_crawl_delay(body: str, seconds: float) -> None:
