@@ -26,11 +26,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import gevent
 
-from crawler import fetch, settings
+from crawler import fetch, settings, urls
 
 MAX_BYTES = 1024**3
 """Size at which a file is complete."""
@@ -386,9 +385,8 @@ def _response_head(response: fetch.Response, status_line: str, headers: Iterable
 
 
 def _request_head(url: str, headers: Mapping[str, str]) -> bytes:
-    parts = urlsplit(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return _line(f"GET {target} HTTP/1.1") + _lines([("Host", parts.netloc), *headers.items()]) + b"\r\n"
+    fields = [("Host", urls.host_of(url)), *headers.items()]
+    return _line(f"GET {urls.path_of(url)} HTTP/1.1") + _lines(fields) + b"\r\n"
 
 
 def _lines(fields: Iterable[tuple[str, object]]) -> bytes:

@@ -7,7 +7,7 @@ import email.utils
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,9 +43,6 @@ class Stop(Protocol):
 
 
 class Client(Protocol):
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-
     def get(
         self,
         url: str,
@@ -352,7 +349,7 @@ def _kept(visit: _Visit, target: Target, response: fetch.Response, digest: str) 
         position = visit.archive.write(
             visit.batch.job.name,
             response,
-            visit.client.headers,
+            response.request_headers,
             status_line=response.status_line,
             headers=response.header_lines,
             address=response.address,

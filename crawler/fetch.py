@@ -7,9 +7,12 @@ checked between chunks.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import re
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +20,10 @@ import gevent
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.connectionpool import ConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError
+from urllib3.response import GzipDecoderState
 
 from crawler import urls
 
@@ -27,6 +32,15 @@ READ_TIMEOUT = 20.0
 DEADLINE = 30.0
 """Seconds a URL may take in all."""
 CHUNK = 64 * 1024
+MAX_INTERIM = 10
+"""Interim answers (1xx) taken before the final one."""
+LOOKUPS = 100
+"""Host names looked up at the same time. A dead name occupies a thread for as long as its DNS servers are silent, well
+after we gave it up; of gevent's ten threads none would be left for the living."""
+
+
+_NO_CODINGS = ("", "identity", "none", "binary", "8bit", "utf-8", "utf8")
+"""What servers write into Content-Encoding that encodes nothing; browsers read such pages."""
 
 
 class FetchError(Exception):
@@ -58,6 +72,8 @@ class Response:
     """As the server sent them: in its order, repeated ones each by itself."""
     address: str | None = None
     """The server's IP address, where it is known."""
+    request_headers: Mapping[str, str] = field(default_factory=dict)
+    """What the request said, besides Host."""
 
     @property
     def content_type(self) -> str:
@@ -66,11 +82,46 @@ class Response:
 
     @property
     def location(self) -> str | None:
-        return self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
+        """Where a redirect leads, as written. Header values come as Latin-1 (RFC 9110, section 5.5), but who writes an
+        address there raw means UTF-8, as browsers do."""
+        value = self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
+        if value is not None and not value.isascii():
+            with contextlib.suppress(UnicodeError):
+                return value.encode("latin-1").decode("utf-8")
+        return value
 
     @property
     def retry_after(self) -> str | None:
         return self.headers.get("retry-after")
+
+
+class _FinalAnswer(http.client.HTTPResponse):
+    """http.client's response, which passes over 100 Continue alone, when any 1xx may come ahead of the final answer,
+    such as 103 Early Hints (RFC 9110, section 15.2). But 101 is final: the protocol is another from there on."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MAX_INTERIM + 1):
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException(f"more than {MAX_INTERIM} interim answers")
+
+
+class _Connection(HTTPConnection):
+    response_class = _FinalAnswer
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _FinalAnswer
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(HTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
 
 
 class _Adapter(HTTPAdapter):
@@ -84,6 +135,7 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
 
     def cert_verify(self, conn: Any, *_: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"  # the CA certificates are in the context already
@@ -111,6 +163,8 @@ class Client:
     context: ssl.SSLContext = field(default_factory=lambda: tls_context())
 
     def __post_init__(self) -> None:
+        lookups = gevent.get_hub().threadpool
+        lookups.maxsize = max(lookups.maxsize, LOOKUPS)
         self._adapter = _Adapter(self.context)
         self._headers = CaseInsensitiveDict(
             {
@@ -119,11 +173,6 @@ class Client:
                 "Accept-Encoding": "gzip, deflate",
             }
         )
-
-    @property
-    def headers(self) -> CaseInsensitiveDict[str]:
-        """What every request says, besides Host."""
-        return self._headers
 
     def __enter__(self) -> Client:
         return self
@@ -193,8 +242,13 @@ class Client:
             status_line=f"HTTP/{answer.raw.version / 10:.1f} {answer.status_code} {answer.raw.reason or ''}".rstrip(),
             header_lines=list(answer.raw.headers.items()),
             address=_peer(answer),
+            request_headers=request.headers,
         )
         if 200 <= response.status < 300 and (not wanted or response.content_type in wanted):
+            if coding := _unknown_coding(answer):
+                answer.raw.close()
+                raise FetchError(f"content-encoding {coding[:40]}", final=True)
+            framed = answer.raw.chunked or answer.raw.length_remaining is not None
             body = bytearray()
             try:
                 while chunk := answer.raw.read1(CHUNK, decode_content=True):
@@ -205,6 +259,8 @@ class Client:
                         raise FetchError(f"body larger than {max_body} bytes", final=True)
                     if time.monotonic() - clock > deadline:
                         raise FetchError(f"took longer than {deadline:g} s")
+                if not framed and len(body) <= max_body and _ends_early(answer):
+                    raise FetchError("body cut off: its compressed data has no end")
             except (FetchError, HTTPError, DecodeError, OSError):
                 answer.raw.close()  # half-read: not to be used again
                 raise
@@ -217,6 +273,25 @@ class Client:
             _discard(answer)
         response.seconds = time.monotonic() - clock
         return response
+
+
+def _unknown_coding(answer: requests.Response) -> str | None:
+    """A Content-Encoding that cannot be undone; we asked for none of them."""
+    codings = [coding.strip().lower() for coding in answer.headers.get("content-encoding", "").split(",")]
+    known = (*answer.raw.CONTENT_DECODERS, *_NO_CODINGS)
+    return next((coding for coding in codings if coding not in known), None)
+
+
+def _ends_early(answer: requests.Response) -> bool:
+    """Whether a body that ended with its connection stops amidst its gzip or deflate data. Only the decoder knows, and
+    urllib3 does not ask it; nor does it show it, hence the private names. What follows the data is no matter."""
+    decoder = getattr(answer.raw, "_decoder", None)
+    stages = getattr(decoder, "_decoders", [decoder])
+    return bool(answer.raw.tell()) and not all(
+        getattr(getattr(stage, "_obj", None), "eof", True)
+        or getattr(stage, "_state", None) == GzipDecoderState.SWALLOW_DATA
+        for stage in stages
+    )
 
 
 def _peer(answer: requests.Response) -> str | None:

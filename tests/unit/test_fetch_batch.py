@@ -9,13 +9,16 @@ import threading
 import time
 import tracemalloc
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
+from warcio.archiveiterator import ArchiveIterator
 from website import HTML, Answer, Site
 
-from crawler import settings
+from crawler import settings, urls
+from crawler.archive import Archive
 from crawler.batch import Seen, UnderWay, fetch_batch
 from crawler.fetch import Client
 from crawler.job import Job
@@ -316,6 +319,29 @@ def test_x_robots_tag_for_one_crawler(site: Site, value: str, links: int, reason
     site.pages["/"] = Answer('<a href="/a">a</a>', headers={**HTML, "X-Robots-Tag": value})
     report = crawl(site, "/")
     assert (len(report.links), report.pages[0].reason) == (links, reason)
+
+
+def test_the_archive_has_the_request_as_it_was_sent(site: Site, tmp_path: Path) -> None:
+    site.pages["/?a[]=1"] = site.pages["/?a%5B%5D=1"] = Answer("<title>x</title>")
+    url = urls.normalise(f"{site.url}/?a[]=1")
+    batch = Batch(
+        lease="l",
+        job=Job(name="t", delay=0, robots=False, archive="warc"),
+        host=site.host,
+        targets=[Target(url=url, depth=0, etag='"1"', last_modified="Mon, 21 Sep 2026 14:13:20 GMT")],
+        expires_at=time.time() + 60,
+    )
+    archive = Archive(tmp_path, host="h", worker="w", floor_bytes=0)
+    with Client("x") as client:
+        fetch_batch(batch, client, threading.Event(), worker="t", archive=archive)
+    archive.close()
+    (path,) = tmp_path.iterdir()
+    with path.open("rb") as stream:
+        (head,) = [record.http_headers for record in ArchiveIterator(stream) if record.rec_type == "request"]
+    (sent,) = site.requests
+    assert f"{head.protocol} {head.statusline}" == f"GET {sent.path} HTTP/1.1"
+    assert head.headers == list(sent.headers.items())
+    assert head.get_header("If-None-Match") == '"1"'
 
 
 def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:

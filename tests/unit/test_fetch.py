@@ -1,0 +1,254 @@
+"""What goes out on the wire, and what is made of what comes back, byte by byte (RFC 9110, RFC 9112)."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import gevent
+import gevent.resolver.thread
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from crawler import urls
+from crawler.fetch import Client, FetchError, Response
+
+EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
+
+
+class Wire:
+    """A server that sends `answer` to whatever it is asked, and keeps what it was sent."""
+
+    def __init__(self) -> None:
+        self.answer = EMPTY
+        self.requests: list[bytes] = []
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:
+                return
+            with connection:
+                stream = connection.makefile("rb")
+                while request := b"".join(iter(stream.readline, b"\r\n")) if stream.peek(1) else b"":
+                    self.requests.append(request)
+                    connection.sendall(self.answer)
+                    if self.answer is not EMPTY:
+                        break
+                stream.close()
+
+    def get(self, path: str = "/", **options: object) -> Response:
+        with Client("CrawlerFleet/test") as client:
+            return client.get(self.url + path, **{"max_body": 10_000, **options})  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    running = Wire()
+    yield running
+    running.close()
+
+
+# --- what goes out ----------------------------------------------------------------------------------------------------
+
+
+@hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@given(st.lists(st.text(max_size=40) | st.text("%25eE2/.?[|]^`{}\\'\"<>#", max_size=20), min_size=1, max_size=5))
+def test_a_url_is_asked_for_in_the_ledger_s_spelling(wire: Wire, hrefs: list[str]) -> None:
+    wire.answer, wire.requests = EMPTY, []
+    paths = []
+    with Client("x") as client:
+        for href in hrefs:
+            try:
+                url = urls.normalise("/" + href.lstrip("/\\"), base=wire.url)
+            except urls.InvalidURLError:
+                continue
+            paths.append(urls.path_of(url))
+            client.get(url, max_body=10)
+    sent = [request.partition(b"\r\n")[0].decode() for request in wire.requests]
+    assert sent == [f"GET {path} HTTP/1.1" for path in paths]
+
+
+@pytest.mark.parametrize("path", ["//private/x", "/a%7Cb?%5B%5D", "///", "/x//y", "/?", "/100%25"])
+def test_a_path_goes_out_as_it_is(wire: Wire, path: str) -> None:
+    wire.answer, wire.requests = EMPTY, []
+    assert urls.normalise(wire.url + path) == wire.url + path
+    wire.get(path)
+    assert wire.requests[0].startswith(f"GET {path} HTTP/1.1\r\n".encode())
+
+
+def test_a_response_tells_what_was_asked(wire: Wire) -> None:
+    wire.answer, wire.requests = EMPTY, []
+    response = wire.get(headers={"If-None-Match": '"1"'})
+    sent = dict(line.split(": ", 1) for line in wire.requests[0].decode().splitlines()[1:])
+    assert sent.pop("Host") in wire.url
+    assert dict(response.request_headers) == sent
+    assert sent["If-None-Match"] == '"1"'
+    assert sent["User-Agent"] == "CrawlerFleet/test"
+
+
+# --- what comes back --------------------------------------------------------------------------------------------------
+
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+PROCESSING = b"HTTP/1.1 102 Processing\r\nX: y\r\n\r\n"
+
+
+@pytest.mark.parametrize("interim", [EARLY, CONTINUE, PROCESSING, EARLY + CONTINUE + EARLY, EARLY * 10])
+def test_interim_answers_are_passed_over(wire: Wire, interim: bytes) -> None:
+    wire.answer = interim + HEAD + b"Content-Length: 4\r\n\r\npage"
+    response = wire.get()
+    assert (response.status, response.body, response.content_type) == (200, b"page", "text/html")
+    assert "link" not in response.headers
+    assert response.status_line == "HTTP/1.1 200 OK"
+
+
+def test_endless_interim_answers_have_an_end(wire: Wire) -> None:
+    wire.answer = EARLY * 1000 + HEAD + b"\r\npage"
+    with pytest.raises(FetchError, match="more than 10 interim answers"):
+        wire.get()
+
+
+def test_another_protocol_is_an_answer(wire: Wire) -> None:
+    wire.answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"
+    assert wire.get().status == 101
+
+
+@pytest.mark.parametrize(
+    ("raw", "location"),
+    [
+        ("/café".encode(), "/café"),
+        ("/Å\u2028?q=日本".encode(), "/Å\u2028?q=日本"),
+        ("/café".encode("latin-1"), "/café"),
+        (b"/caf%C3%A9", "/caf%C3%A9"),
+    ],
+)
+def test_a_raw_location_is_utf_8_where_it_can_be(wire: Wire, raw: bytes, location: str) -> None:
+    wire.answer = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + raw + b"\r\n\r\n"
+    assert wire.get().location == location
+
+
+def test_headers_may_hold_any_byte(wire: Wire) -> None:
+    odd = "é日".encode() + b"\xff\x85\x01"
+    names = (b"Content-Type: text/html; charset=", b"X-Robots-Tag: ", b"ETag: ", b"Content-Encoding: \xa0", b"Date: ")
+    wire.answer = b"HTTP/1.1 200 OK\r\n" + b"".join(name + odd + b"\r\n" for name in names[:3]) + b"\r\npage"
+    response = wire.get(wanted=("text/html",))
+    assert (response.body, response.content_type) == (b"page", "text/html")
+    wire.get(headers={"If-None-Match": response.headers["etag"]})
+    assert b"If-None-Match: " + odd in wire.requests[-1]
+
+
+# --- encoded bodies ---------------------------------------------------------------------------------------------------
+
+PAGE = b"<title>page</title>" + bytes(range(256)) * 8
+GZIP = gzip.compress(PAGE)
+RAW_DEFLATE = zlib.compress(PAGE)[2:-4]
+
+
+def encoded(coding: str, body: bytes, framing: str = "close") -> bytes:
+    head = HEAD + f"Content-Encoding: {coding}\r\n".encode()
+    if framing == "length":
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    if framing == "chunked":
+        return head + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    return head + b"\r\n" + body
+
+
+@pytest.mark.parametrize("framing", ["close", "length", "chunked"])
+@pytest.mark.parametrize(
+    ("coding", "body", "page"),
+    [
+        ("gzip", GZIP, PAGE),
+        ("X-GZip", GZIP, PAGE),
+        ("deflate", zlib.compress(PAGE), PAGE),
+        ("deflate", RAW_DEFLATE, PAGE),
+        ("gzip, gzip", gzip.compress(GZIP), PAGE),
+        ("deflate, gzip", gzip.compress(zlib.compress(PAGE)), PAGE),
+        ("gzip", GZIP + GZIP, PAGE + PAGE),  # members follow one another (RFC 1952, 2.2)
+        ("gzip", GZIP + b"\0" * 100, PAGE),  # what follows is no matter, as with gzip itself
+        ("gzip", GZIP + b"garbage", PAGE),
+        ("gzip", b"", b""),
+        ("identity", PAGE, PAGE),
+        ("", PAGE, PAGE),
+        ("utf-8", PAGE, PAGE),  # a mistake that browsers pass over
+    ],
+)
+def test_codings_are_undone(wire: Wire, coding: str, body: bytes, page: bytes, framing: str) -> None:
+    wire.answer = encoded(coding, body, framing)
+    assert wire.get().body == page
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "BR", "x" * 100])
+def test_codings_nobody_asked_for_are_no_page(wire: Wire, coding: str) -> None:
+    wire.answer = encoded(coding, b"\x0b\x02\x80<title>hi</title>\x03")
+    with pytest.raises(FetchError, match=r"^content-encoding (br|zstd|compress|x{40})$") as failed:
+        wire.get()
+    assert failed.value.final
+    assert wire.get(wanted=("text/plain",)).body == b""  # a body that is not read is no trouble
+
+
+@pytest.mark.parametrize(
+    ("coding", "whole"),
+    [
+        ("gzip", GZIP),
+        ("deflate", zlib.compress(PAGE)),
+        ("deflate", RAW_DEFLATE),
+        ("gzip, gzip", gzip.compress(GZIP)),
+        ("gzip, gzip", gzip.compress(GZIP[:-20])),
+        ("gzip", GZIP + GZIP),
+    ],
+)
+def test_a_body_cut_off_with_its_connection_is_no_page(wire: Wire, coding: str, whole: bytes) -> None:
+    for cut in (1, 9, len(GZIP) // 2):
+        wire.answer = encoded(coding, whole[:-cut])
+        with pytest.raises(FetchError, match="cut off") as failed:
+            wire.get()
+        assert not failed.value.final
+
+
+def test_of_a_cut_body_the_part_that_was_wanted_is_taken(wire: Wire) -> None:
+    wire.answer = encoded("gzip", GZIP[:-1])
+    assert wire.get(max_body=100, truncate=True).body == PAGE[:100]
+
+
+# --- host names -------------------------------------------------------------------------------------------------------
+
+
+def test_dead_names_do_not_stall_the_living(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While thirty look-ups hang, another gets its answer."""
+    over = threading.Event()
+
+    def getaddrinfo(host: str, *_: object) -> list[object]:
+        if host.startswith("dead"):
+            over.wait(60)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))]
+
+    real = gevent.resolver.thread._socket
+    monkeypatch.setattr(
+        gevent.resolver.thread, "_socket", SimpleNamespace(**{**vars(real), "getaddrinfo": getaddrinfo})
+    )
+    resolve = gevent.get_hub().resolver.getaddrinfo
+    with Client("x"):
+        dead = [gevent.spawn(resolve, f"dead{number}.test", 80) for number in range(30)]
+        try:
+            gevent.sleep(0)
+            with gevent.Timeout(10):
+                assert resolve("living.test", 80)
+            assert not any(greenlet.ready() for greenlet in dead)
+        finally:
+            over.set()
+            gevent.joinall(dead)
