@@ -189,7 +189,8 @@ class _Adapter(HTTPAdapter):
     def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         origin = urls.origin_of(request.url)
         if origin not in self._pools:
-            self._pools[origin] = super().get_connection_with_tls_context(request, *args, **kwargs)
+            pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
+            self._pools[origin] = pool
         return self._pools[origin]
 
     def request_url(self, request: Any, _: Any) -> str:

@@ -26,11 +26,18 @@ class Request:
     headers: Any
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 100
+
+    def handle_error(self, *_: object) -> None:  # a crawler that hangs up in the middle of a page
+        pass
+
+
 class Site:
     """Pages by path. What has no page is 404; a page may be a function of the request's number for that path (from 1).
     A page may also be a function that is given the raw handler and writes what it likes."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
         self.pages: dict[str, Answer | Callable[[int], Answer]] = {}
         self.raw: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.requests: list[Request] = []
@@ -59,7 +66,7 @@ class Site:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Server((address, port), Handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
