@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -82,6 +84,12 @@ class Site:
             children = [child for child in (2 * number + 1, 2 * number + 2) if child < pages]
             links = "".join(f'<a href="/{child}">{child}</a>' for child in children)
             self.pages[f"/{number or ''}"] = Answer(f"<title>Page {number}</title><a href='/'>home</a>{links}")
+
+    def speak_tls(self, certificate: Path, key: Path) -> None:
+        """From the next connection on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
         self._server.shutdown()
