@@ -24,7 +24,13 @@ MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
 MAX_TROUBLE = 3
 """URLs in a row without a usable answer after which the host gets a rest: by then it is the host, not the URLs."""
+MAX_LINKS = 8_000_000
+"""Bytes of links in a report: brokers take messages of 16 MiB, and the rest of a report can have half of that."""
+MAX_NESTED = 3
+"""Sitemap indexes that may lead to one another; the protocol knows one."""
 MAX_RETRY_AFTER = 24 * 3600.0
+MAX_TEXT = 300
+"""Characters of a header that are kept."""
 
 
 log = logging.getLogger(__name__)
@@ -135,6 +141,10 @@ class _Visit:
     """URLs in a row that ended as retries."""
     rules: dict[str, robots.Rules] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
+    links_size: int = 0
+    """Bytes, about."""
+    left_out: int = 0
+    """Links for which the report had no room."""
 
     @property
     def delay(self) -> float:
@@ -214,6 +224,8 @@ def fetch_batch(
 def _visit_one(visit: _Visit, target: Target) -> bool:
     """Deal with one URL. False: it was not touched and goes back unfetched."""
     job = visit.batch.job
+    if visit.links_size > MAX_LINKS / 4 and visit.report.pages:  # another page like that might not have room
+        return False
     if job.robots:
         rules = _rules(visit, target.url)
         if rules is None:
@@ -239,11 +251,16 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
         if error.host_down:
             visit.report.back_off = BackOff(reason=error.reason)
         return True
+    noted = len(visit.report.pages) + len(visit.report.retries)
     try:
         _judge(visit, target, response)
     except _NotArchivedError as error:
         log.error("%s: not archived, so not done: %s", target.url, error)
         return False
+    except Exception as error:  # what one page does to us must not take the others of its batch along
+        log.exception("%s: could not be read", target.url)
+        if len(visit.report.pages) + len(visit.report.retries) == noted:
+            _finish(visit, target, "failed", f"could not be read: {type(error).__name__}: {error}", response)
     return True
 
 
@@ -335,9 +352,11 @@ def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
             if document.tree:
                 page.tree = document.tree
             found["fields"], found["extract_error"] = extract.extract(job.extract, page)
+    left_out = visit.left_out
     if not (job.robots and (document.nofollow or nofollow)):
         for url in document.links:
             _see(visit, url, target.depth + 1, found_on=target.url)
+    reason = ((reason or "") + _without(visit, left_out)).removeprefix("; ") or None
     _finish(visit, target, "done", reason, response, **found)
 
 
@@ -363,9 +382,19 @@ def _kept(visit: _Visit, target: Target, response: fetch.Response, digest: str) 
 
 def _read_sitemap(visit: _Visit, target: Target, response: fetch.Response) -> None:
     addresses, are_sitemaps = sitemaps.parse(response.body)
+    if are_sitemaps and target.hops >= MAX_NESTED:
+        _finish(visit, target, "excluded", f"sitemap index behind {MAX_NESTED} others: not followed", response)
+        return
+    left_out = visit.left_out
     for address in addresses:
-        _see(visit, address, 0, found_on=target.url, sitemap=are_sitemaps)
-    _finish(visit, target, "excluded", f"sitemap of {len(addresses)} URLs", response)
+        nested = target.hops + 1 if are_sitemaps else 0
+        _see(visit, address, 0, found_on=target.url, hops=nested, sitemap=are_sitemaps)
+    _finish(visit, target, "excluded", f"sitemap of {len(addresses)} URLs{_without(visit, left_out)}", response)
+
+
+def _without(visit: _Visit, before: int) -> str:
+    """What to say of the links that had no room since `left_out` was `before`."""
+    return f"; {visit.left_out - before} links had no room in the report" if visit.left_out > before else ""
 
 
 def _conditions(target: Target) -> dict[str, str]:
@@ -401,6 +430,11 @@ def _see(
     except urls.InvalidURLError:
         return
     if url not in visit.links:
+        size = len(url) + len(found_on) + 100
+        if visit.links_size + size > MAX_LINKS and not seed:
+            visit.left_out += 1
+            return
+        visit.links_size += size
         excluded = None if seed else job.refuses(url, found_on, depth)
         visit.links[url] = Link(url=url, depth=depth, found_on=found_on, hops=hops, sitemap=sitemap, excluded=excluded)
 
@@ -419,16 +453,22 @@ def _finish(
         found["content_type"] = response.content_type or None
         found["bytes"] = len(response.body)
     asked_at = response.started_at if response else visit.now()
+    for name in ("etag", "last_modified"):
+        if len(found.get(name) or "") > MAX_TEXT:  # nothing to send back to anybody
+            found[name] = None
+    if found.get("content_type"):
+        found["content_type"] = found["content_type"][:MAX_TEXT]
+    reason = reason and fetch.readable(reason[: MAX_TEXT + urls.MAX_LENGTH])
     visit.report.pages.append(Page(url=target.url, state=state, reason=reason, fetched_at=asked_at, **found))
 
 
 def _retry_after(response: fetch.Response, now: float) -> float | None:
     """Seconds the host asks us to stay away, from a number or a date (RFC 9110, section 10.2.3)."""
     value = (response.retry_after or "").strip()
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return min(float(value), MAX_RETRY_AFTER)
     try:
-        then = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        then = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return min(max(then.timestamp() - now, 0.0), MAX_RETRY_AFTER)
+    return min(max(then - now, 0.0), MAX_RETRY_AFTER)

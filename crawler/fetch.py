@@ -7,8 +7,9 @@ checked between chunks.
 
 from __future__ import annotations
 
-import contextlib
 import http.client
+import io
+import logging
 import re
 import ssl
 import time
@@ -21,26 +22,30 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import ConnectionPool, HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.response import GzipDecoderState
 
 from crawler import urls
 
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns, at length, of headers that are none
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 20.0
 DEADLINE = 30.0
 """Seconds a URL may take in all."""
 CHUNK = 64 * 1024
-MAX_INTERIM = 10
-"""Interim answers (1xx) taken before the final one."""
 LOOKUPS = 100
 """Host names looked up at the same time. A dead name occupies a thread for as long as its DNS servers are silent, well
 after we gave it up; of gevent's ten threads none would be left for the living."""
 
+_DECODED = {"gzip", "x-gzip", "deflate"}
+# What servers write into Content-Encoding that encodes nothing; browsers read such pages.
+_NO_CODINGS = {"", "identity", "none", "binary", "8bit", "utf-8", "utf8"}
 
-_NO_CODINGS = ("", "identity", "none", "binary", "8bit", "utf-8", "utf8")
-"""What servers write into Content-Encoding that encodes nothing; browsers read such pages."""
+
+def readable(text: str) -> str:
+    """What a server said, fit for a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text.strip())
 
 
 class FetchError(Exception):
@@ -49,7 +54,7 @@ class FetchError(Exception):
 
     def __init__(self, reason: str, *, host_down: bool = False, final: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = readable(reason)
         self.host_down = host_down
         self.final = final
 
@@ -82,46 +87,87 @@ class Response:
 
     @property
     def location(self) -> str | None:
-        """Where a redirect leads, as written. Header values come as Latin-1 (RFC 9110, section 5.5), but who writes an
-        address there raw means UTF-8, as browsers do."""
-        value = self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
-        if value is not None and not value.isascii():
-            with contextlib.suppress(UnicodeError):
-                return value.encode("latin-1").decode("utf-8")
-        return value
+        """Where a redirect leads, as written; its bytes read as UTF-8, like browsers do, where they are that."""
+        written = self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
+        try:
+            return written and written.encode("latin-1").decode()
+        except UnicodeError:
+            return written
 
     @property
     def retry_after(self) -> str | None:
         return self.headers.get("retry-after")
 
 
-class _FinalAnswer(http.client.HTTPResponse):
-    """http.client's response, which passes over 100 Continue alone, when any 1xx may come ahead of the final answer,
-    such as 103 Early Hints (RFC 9110, section 15.2). But 101 is final: the protocol is another from there on."""
+class _Wire(io.RawIOBase):
+    """What comes from a server, for DEADLINE seconds at most. One that always has more to say never lets gevent's timer
+    fire, nor any other of the process's fetches go on: so turns are taken here."""
+
+    TURN = 16
+    """Reads of 8 KiB."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._ends = time.monotonic() + DEADLINE
+        self._reads = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._reads += 1
+        if self._reads % self.TURN == 0:
+            gevent.sleep(0)
+        if time.monotonic() > self._ends:
+            raise FetchError(f"took longer than {DEADLINE:g} s")
+        read: int | None = self._stream.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer with an end. http.client passes over 100 Continue, any number of times, and takes every other interim
+    answer, such as 103 Early Hints, for the final one (RFC 9110, section 15.2); and it reads any number of trailers."""
+
+    MAX_INTERIM = 20
+    MAX_TRAILERS = 100
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp: Any = io.BufferedReader(_Wire(self.fp.detach()))
 
     def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(MAX_INTERIM + 1):
+        for _ in range(self.MAX_INTERIM + 1):
             version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
-            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:  # final: HTTP ends with it
                 return version, status, reason
             http.client.parse_headers(self.fp)
-        raise http.client.HTTPException(f"more than {MAX_INTERIM} interim answers")
+        raise http.client.HTTPException(f"more than {self.MAX_INTERIM} interim answers")
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(self.MAX_TRAILERS):
+            if self.fp.readline(65536) in (b"\r\n", b"\n", b""):
+                return
+        raise http.client.HTTPException(f"more than {self.MAX_TRAILERS} trailers")
 
 
-class _Connection(HTTPConnection):
-    response_class = _FinalAnswer
+class _HTTPConnection(HTTPConnection):
+    response_class = _Answer
 
 
-class _SecureConnection(HTTPSConnection):
-    response_class = _FinalAnswer
+class _HTTPSConnection(HTTPSConnection):
+    response_class = _Answer
 
 
-class _Pool(HTTPConnectionPool):
-    ConnectionCls = _Connection
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
 
 
-class _SecurePool(HTTPSConnectionPool):
-    ConnectionCls = _SecureConnection
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
 
 
 class _Adapter(HTTPAdapter):
@@ -130,20 +176,33 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._pools: dict[str, ConnectionPool] = {}
+        self._pools: dict[str, HTTPConnectionPool] = {}
         super().__init__(pool_connections=4, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _SecurePool}
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def cert_verify(self, conn: Any, *_: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"  # the CA certificates are in the context already
 
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> ConnectionPool:
+    def ask(self, request: requests.PreparedRequest) -> requests.Response:
+        """The answer, its body unread. A kept connection that the server closes just as it is used says nothing of the
+        URL: it is asked for once more on another (RFC 9112, section 9.3.1)."""
+        pool = self.get_connection_with_tls_context(request, verify=True)
+        opened = pool.num_connections
+        try:
+            return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+        except requests.exceptions.ConnectionError as error:
+            if pool.num_connections > opened or not _hung_up(error):
+                raise
+        return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+
+    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         origin = urls.origin_of(request.url)
         if origin not in self._pools:
-            self._pools[origin] = super().get_connection_with_tls_context(request, *args, **kwargs)
+            pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
+            self._pools[origin] = pool
         return self._pools[origin]
 
     def request_url(self, request: Any, _: Any) -> str:
@@ -218,7 +277,9 @@ class Client:
             raise FetchError(_innermost(error), host_down=_never_connected(error)) from None
         except requests.exceptions.ReadTimeout:
             raise FetchError(f"silent for {READ_TIMEOUT:g} s") from None
-        except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
+        except FetchError:
+            raise
+        except Exception as error:  # what the libraries raise for what a server may send is more than they tell
             raise FetchError(_innermost(error)) from None
         finally:
             timer.close()
@@ -233,7 +294,7 @@ class Client:
         clock: float,
         deadline: float,
     ) -> Response:
-        answer = self._adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+        answer = self._adapter.ask(request)
         response = Response(
             str(request.url),
             answer.status_code,
@@ -245,9 +306,9 @@ class Client:
             request_headers=request.headers,
         )
         if 200 <= response.status < 300 and (not wanted or response.content_type in wanted):
-            if coding := _unknown_coding(answer):
+            if unknown := _encodings(answer) - _DECODED - _NO_CODINGS:
                 answer.raw.close()
-                raise FetchError(f"content-encoding {coding[:40]}", final=True)
+                raise FetchError(f"content encoding {min(unknown)[:50]!r}, which was not asked for", final=True)
             framed = answer.raw.chunked or answer.raw.length_remaining is not None
             body = bytearray()
             try:
@@ -275,11 +336,17 @@ class Client:
         return response
 
 
-def _unknown_coding(answer: requests.Response) -> str | None:
-    """A Content-Encoding that cannot be undone; we asked for none of them."""
-    codings = [coding.strip().lower() for coding in answer.headers.get("content-encoding", "").split(",")]
-    known = (*answer.raw.CONTENT_DECODERS, *_NO_CODINGS)
-    return next((coding for coding in codings if coding not in known), None)
+def _peer(answer: requests.Response) -> str | None:
+    """Before the body is read: with its last byte the connection goes back to its pool."""
+    sock = getattr(answer.raw.connection, "sock", None)
+    try:
+        return str(sock.getpeername()[0]) if sock else None
+    except OSError:
+        return None
+
+
+def _encodings(answer: requests.Response) -> set[str]:
+    return {name.strip().lower() for name in answer.headers.get("content-encoding", "").split(",")}
 
 
 def _ends_early(answer: requests.Response) -> bool:
@@ -294,15 +361,6 @@ def _ends_early(answer: requests.Response) -> bool:
     )
 
 
-def _peer(answer: requests.Response) -> str | None:
-    """Before the body is read: with its last byte the connection goes back to its pool."""
-    sock = getattr(answer.raw.connection, "sock", None)
-    try:
-        return str(sock.getpeername()[0]) if sock else None
-    except OSError:
-        return None
-
-
 def _discard(answer: requests.Response) -> None:
     """Keep the connection if the rest of the body is small enough to read; give it up otherwise."""
     length = answer.headers.get("content-length", "")
@@ -311,6 +369,11 @@ def _discard(answer: requests.Response) -> None:
         answer.raw.release_conn()
     else:
         answer.raw.close()
+
+
+def _hung_up(error: requests.exceptions.ConnectionError) -> bool:
+    outer = error.args[0] if error.args else None
+    return isinstance(outer, ProtocolError) and isinstance(outer.args[-1], ConnectionError)
 
 
 def _never_connected(error: requests.exceptions.ConnectionError) -> bool:

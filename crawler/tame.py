@@ -13,7 +13,6 @@ what they say to robots stay. Nothing here takes more than linear time.
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 MAX_CLONES = 500_000
 """Formatting elements that could be opened again, some 300 bytes each."""
@@ -26,10 +25,14 @@ MAX_ATTRIBUTES = 500
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]{0,20})")
 _FORMATTING = {"b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"}
 _FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s/>]", re.IGNORECASE)
-_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
-_CLOSED_BY_OTHERS = {"p", "li", "dt", "dd", "tr", "tbody", "thead", "tfoot", "a", "html", "head", "body"}
 _BOUNDARIES = {"td", "th", "caption", "button", "object", "template", "applet", "marquee", "svg", "math"}
 """An end tag inside one of these closes nothing outside."""
+_FORMATTING_OR_BOUNDARY = re.compile(
+    rf"<(/?)({'|'.join(sorted({*_FORMATTING, *_BOUNDARIES, 'table'}))})(?=[\s/>])", re.IGNORECASE
+)
+_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+_CLOSED_BY_OTHERS = {"p", "li", "dt", "dd", "tr", "tbody", "thead", "tfoot", "a", "html", "head", "body"}
+_NEVER_DEEP = _VOID | _CLOSED_BY_OTHERS
 _KEPT = {"a", "area", "base", "link", "meta", "title", "script", "style", "textarea", "iframe", "head", "body", "html"}
 _HIDING_END = re.compile(r"</(?:script|style|textarea|iframe|title)\s*\Z", re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"[\s/\"'][^\s/\"'=]")
@@ -40,12 +43,15 @@ def tame(text: str) -> str:
     if len(text) > MAX_TAG:
         text = _with_few_attributes(text)
     tags = text.count("<")
-    if tags * tags <= MAX_CLONES:  # nothing below could reach a limit
-        return text
-    if tags * tags // 2 > MAX_STEPS or len(_FORMATTING_TAG.findall(text)) * tags > MAX_CLONES:
-        deep, formatting = _open_at_once(text)
-        if deep * tags > MAX_STEPS or formatting * tags > MAX_CLONES:
-            return _thinned(text)
+    # Cheap tests first: an ordinary page costs a fraction of what its parsing will.
+    if (
+        tags * tags > 4 * MAX_CLONES
+        and len(_FORMATTING_TAG.findall(text)) * tags > MAX_CLONES
+        and _open_at_once(text, _FORMATTING_OR_BOUNDARY)[1] * tags > MAX_CLONES
+    ):
+        return _thinned(text)
+    if tags * tags > 2 * MAX_STEPS and _open_at_once(text, _TAG)[0] * tags > MAX_STEPS:
+        return _thinned(text)
     return text
 
 
@@ -62,34 +68,40 @@ def _with_few_attributes(text: str) -> str:
     return ">".join(pieces)
 
 
-def _open_at_once(text: str) -> tuple[int, int]:
-    """At most how many elements, and how many formatting elements, are open at any one time."""
-    inside: list[Counter[str]] = [Counter()]
+def _open_at_once(text: str, tags: re.Pattern[str]) -> tuple[int, int]:
+    """At most how many elements, of those whose tags the pattern finds, are open at any one time, and how many of them
+    are formatting elements."""
+    outside: list[dict[str, int]] = []
+    here: dict[str, int] = {}
     deep = deepest = formatting = most_formatting = 0
-    for slash, written in _TAG.findall(text):
+    for slash, written in tags.findall(text):
         name = written.lower()
-        if name in _VOID or name in _CLOSED_BY_OTHERS:
-            continue
         if not slash:
-            inside[-1][name] += 1
+            if name in _NEVER_DEEP:
+                continue
+            here[name] = here.get(name, 0) + 1
             deep += 1
-            deepest = max(deepest, deep)
+            if deep > deepest:
+                deepest = deep
             if name in _FORMATTING:
                 formatting += 1
-                most_formatting = max(most_formatting, formatting)
-            if name in _BOUNDARIES:
-                inside.append(Counter())
-        elif inside[-1][name]:
-            inside[-1][name] -= 1
+                if formatting > most_formatting:
+                    most_formatting = formatting
+            elif name in _BOUNDARIES:
+                outside.append(here)
+                here = {}
+        elif here.get(name):
+            here[name] -= 1
             deep -= 1
-            formatting -= name in _FORMATTING
+            if name in _FORMATTING:
+                formatting -= 1
         elif name in _BOUNDARIES or name == "table":
-            while len(inside) > 1:
-                closed = inside.pop()
-                deep -= closed.total()
-                formatting -= sum(closed[kind] for kind in _FORMATTING)
-                if inside[-1][name]:
-                    inside[-1][name] -= 1
+            while outside:
+                deep -= sum(here.values())
+                formatting -= sum(count for kind, count in here.items() if kind in _FORMATTING)
+                here = outside.pop()
+                if here.get(name):
+                    here[name] -= 1
                     deep -= 1
                     break
     return deepest, most_formatting

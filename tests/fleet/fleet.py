@@ -65,9 +65,9 @@ class Fleet:
         """Run `ansible-playbook`; whether it succeeded is for the test to say."""
         return self._run("ansible-playbook", *arguments, check=False)
 
-    def seed(self, job: str, *options: str) -> None:
-        """Hand the demo's sites over to the fleet, as a job of that name."""
-        command = ["crawler/seed.py", "--fleet", self.name, "--job", "molecule/job.yml", "--name", job, *options]
+    def seed(self, job: str, *options: str, file: str | Path = "molecule/job.yml") -> None:
+        """Hand the demo's sites, or another job file's, over to the fleet, as a job of that name."""
+        command = ["crawler/seed.py", "--fleet", self.name, "--job", str(file), "--name", job, *options]
         seeding = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert seeding.returncode == 0, seeding.stdout + seeding.stderr
 

@@ -52,4 +52,4 @@ def test_all_workers_take_part(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("workers", [1, 20])
 def test_embedded_finds_the_same_pages(fleet: Fleet, workers: int) -> None:
-    assert fleet.crawl_embedded("--workers", str(workers)) == fleet.pages()
+    assert fleet.crawl_embedded("--workers", str(workers), "--delay", "0") == fleet.pages()

@@ -108,7 +108,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 PROCESSING = b"HTTP/1.1 102 Processing\r\nX: y\r\n\r\n"
 
 
-@pytest.mark.parametrize("interim", [EARLY, CONTINUE, PROCESSING, EARLY + CONTINUE + EARLY, EARLY * 10])
+@pytest.mark.parametrize("interim", [EARLY, CONTINUE, PROCESSING, EARLY + CONTINUE + EARLY, EARLY * 20])
 def test_interim_answers_are_passed_over(wire: Wire, interim: bytes) -> None:
     wire.answer = interim + HEAD + b"Content-Length: 4\r\n\r\npage"
     response = wire.get()
@@ -119,7 +119,7 @@ def test_interim_answers_are_passed_over(wire: Wire, interim: bytes) -> None:
 
 def test_endless_interim_answers_have_an_end(wire: Wire) -> None:
     wire.answer = EARLY * 1000 + HEAD + b"\r\npage"
-    with pytest.raises(FetchError, match="more than 10 interim answers"):
+    with pytest.raises(FetchError, match="more than 20 interim answers"):
         wire.get()
 
 
@@ -195,7 +195,7 @@ def test_codings_are_undone(wire: Wire, coding: str, body: bytes, page: bytes, f
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress", "gzip, br", "br, gzip", "BR", "x" * 100])
 def test_codings_nobody_asked_for_are_no_page(wire: Wire, coding: str) -> None:
     wire.answer = encoded(coding, b"\x0b\x02\x80<title>hi</title>\x03")
-    with pytest.raises(FetchError, match=r"^content-encoding (br|zstd|compress|x{40})$") as failed:
+    with pytest.raises(FetchError, match=r"^content encoding '(br|zstd|compress|x{50})'") as failed:
         wire.get()
     assert failed.value.final
     assert wire.get(wanted=("text/plain",)).body == b""  # a body that is not read is no trouble
