@@ -1,4 +1,4 @@
-"""What character encoding a page is in, after the WHATWG standards, and its text.
+"""What character encoding a page is in, after the WHATWG standards: its text, and how its links spell a query.
 
 Labels mean what browsers take them for (webencodings): "iso-8859-1" is windows-1252 and "euc-kr" is windows-949. Python
 itself would know "idna" and "utf-7" besides, which no page is written in, and not "x-sjis".
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from urllib.parse import quote_from_bytes
 
 import webencodings
 
@@ -36,25 +37,46 @@ _ATTRIBUTE = re.compile(rb"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([
 _IN_CONTENT = re.compile(rb"""charset\s*=\s*["']?([^\s;"']+)""")
 
 
-def decode(body: bytes, content_type: str) -> str:
-    """`body` as text: by its byte order mark, else the header's charset, else what it declares itself, else UTF-8, else
-    windows-1252. Never fails: what cannot be read becomes U+FFFD.
+def decode(body: bytes, content_type: str) -> tuple[str, str]:
+    """`body` as text, and Python's name for the encoding that it is in: by its byte order mark, else the header's
+    charset, else what it declares itself, else UTF-8, else windows-1252. Never fails: what cannot be read becomes
+    U+FFFD.
 
     `content_type` is the whole Content-Type header.
     """
     for mark, name in _BOMS:
         if body.startswith(mark):
-            return body[len(mark) :].decode(name, "replace")
+            return body[len(mark) :].decode(name, "replace"), name
     header = _PARAMETER.search(content_type)
     codec = _codec(header[1]) if header else None
     if codec is None:
         codec = _declared(body)
     if codec:
-        return body.decode(codec, "replace")
+        return body.decode(codec, "replace"), codec
     try:
-        return body.decode("utf-8")
+        return body.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        return body.decode("cp1252", "replace")
+        return body.decode("cp1252", "replace"), "cp1252"
+
+
+def with_query_in(codec: str, href: str) -> str:
+    """`href` as it stands on a page in that encoding, with its query in the bytes that the site means: browsers send
+    those, and all else in UTF-8 (https://url.spec.whatwg.org/#query-state)."""
+    if codec.startswith("utf") or href.isascii():
+        return href
+    path, mark, query = href.partition("#")[0].partition("?")
+    return path + mark + quote_from_bytes(query.encode(codec, _AS_REFERENCE), safe=_ASCII)
+
+
+def _reference(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(f"%26%23{ord(letter)}%3B" for letter in error.object[error.start : error.end]), error.end
+
+
+_AS_REFERENCE = "crawler.encoding.reference"
+"""What to do with a character that the encoding has not: send &#1234; in its place, escaped."""
+codecs.register_error(_AS_REFERENCE, _reference)
+_ASCII = bytes(range(128)).replace(b"#", b"")  # which may be part of another character, in ISO-2022-JP
 
 
 def _codec(label: str) -> str | None:

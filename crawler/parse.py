@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler import urls
+from crawler.encoding import with_query_in
 from crawler.tame import tame
 
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
@@ -43,9 +44,12 @@ class Document:
     tree: LexborHTMLParser | None = None
 
 
-def parse(text: str, url: str, agent: str, follow: Sequence[str] = (), now: float = 0) -> Document:
+def parse(
+    text: str, url: str, agent: str, follow: Sequence[str] = (), now: float = 0, codec: str = "utf-8"
+) -> Document:
     """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
-    names what is followed beside links: see FOLLOWED; `now` is the time, for directives with a date."""
+    names what is followed beside links: see FOLLOWED; `now` is the time, for directives with a date; `codec`
+    is Python's name for the encoding that the page was in."""
     tree = LexborHTMLParser(tame(text))
     document = Document(tree=tree)
     if (title := tree.css_first(_TITLE)) is not None:
@@ -61,9 +65,10 @@ def parse(text: str, url: str, agent: str, follow: Sequence[str] = (), now: floa
             base = urls.normalise(element.attributes.get("href") or "", base=url)
     if (element := tree.css_first(_CANONICAL)) is not None:
         with contextlib.suppress(urls.InvalidURLError):
-            document.canonical = urls.normalise(element.attributes.get("href") or "", base=base)
+            href = with_query_in(codec, element.attributes.get("href") or "")
+            document.canonical = urls.normalise(href, base=base)
     if not document.nofollow:
-        document.links = _links(tree, base, follow)
+        document.links = _links(tree, base, follow, codec)
     return document
 
 
@@ -107,7 +112,7 @@ def _past(date: str, now: float) -> bool:
     return False
 
 
-def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str]) -> list[str]:
+def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str) -> list[str]:
     hrefs: dict[str, None] = {}
     for element in tree.css(", ".join(("a[href], area[href]", *(FOLLOWED[name] for name in follow)))):
         attributes = element.attributes
@@ -119,7 +124,7 @@ def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str]) -> list[str
         if not href or href.startswith(_SKIPPED):
             continue
         try:
-            found[urls.normalise(href, base=base)] = None
+            found[urls.normalise(with_query_in(codec, href), base=base)] = None
         except urls.InvalidURLError:
             continue
     return list(found)

@@ -47,7 +47,7 @@ from crawler import encoding, parse, urls
     ],
 )
 def test_text(body: bytes, content_type: str, text: str) -> None:
-    assert encoding.decode(body, content_type) == text
+    assert encoding.decode(body, content_type)[0] == text
 
 
 @pytest.mark.parametrize(
@@ -74,9 +74,32 @@ def test_text(body: bytes, content_type: str, text: str) -> None:
 )
 def test_labels_mean_what_browsers_take_them_for(label: str, read_as: str, text: str) -> None:
     body = text.encode(read_as)
-    assert encoding.decode(body, f"text/html; charset={label}") == text
+    assert encoding.decode(body, f"text/html; charset={label}")[0] == text
     declared = f"<meta charset={label}>"
-    assert encoding.decode(declared.encode() + body, "text/html") == declared + text
+    assert encoding.decode(declared.encode() + body, "text/html")[0] == declared + text
+
+
+@pytest.mark.parametrize(
+    ("charset", "href", "path"),
+    [
+        ("windows-1251", "/при?q=при&x=%20y", "/%D0%BF%D1%80%D0%B8?q=%EF%F0%E8&x=%20y"),  # the query alone
+        ("iso-8859-1", "/?é#é", "/?%E9"),
+        ("shift_jis", "/?日 本", "/?%93%FA%20%96{"),
+        ("gb2312", "/?中", "/?%D6%D0"),
+        ("iso-2022-jp", "/?日", "/?%1B$BF|%1B(B"),
+        ("windows-1251", "/?日=ж", "/?%26%2326085%3B=%E6"),  # not in the encoding: &#26085;
+        ("utf-8", "/?é", "/?%C3%A9"),
+        ("utf-16le", "/?é", "/?%C3%A9"),
+        ("windows-1251", " /?\nq ", "/?q"),
+        ("windows-1251", "\n/?при\t \n", "/?%EF%F0%E8"),
+    ],
+)
+def test_a_query_is_in_the_encoding_of_its_page(charset: str, href: str, path: str) -> None:
+    """https://url.spec.whatwg.org/#query-state and /#string-percent-encode-after-encoding."""
+    html = f'<a href="{href}">x</a><link rel=canonical href="{href}">'
+    text, codec = encoding.decode(html.encode(charset, "xmlcharrefreplace"), f"text/html; charset={charset}")
+    document = parse.parse(text, "http://example.org/dir/page", "x", codec=codec)
+    assert document.links == [document.canonical] == [urls.normalise(f"http://example.org{path}")]
 
 
 PYTHON_KNOWS = {module.name for module in pkgutil.iter_modules(encodings.__path__)} | set(encodings.aliases.aliases)
@@ -85,8 +108,8 @@ PYTHON_KNOWS = {module.name for module in pkgutil.iter_modules(encodings.__path_
 def test_no_label_fails() -> None:
     for label in sorted(PYTHON_KNOWS | set(webencodings.LABELS)):
         for body in (b"abc", b"\xe9\x81\xff", bytes(range(256)), b"-\xff-9999999", b"\\ud800 \\N{x} +2AA-"):
-            encoding.decode(body, f"text/html; charset={label}").encode()  # whole characters, no surrogates
-            encoding.decode(f"<meta charset={label}>".encode() + body, "").encode()
+            encoding.decode(body, f"text/html; charset={label}")[0].encode()  # whole characters, no surrogates
+            encoding.decode(f"<meta charset={label}>".encode() + body, "")[0].encode()
 
 
 @pytest.mark.parametrize(
@@ -94,7 +117,7 @@ def test_no_label_fails() -> None:
     ["utf-7", "unicode_escape", "idna", "punycode", "undefined", "hex", "hz-gb-2312", "replacement", "x-user-defined"],
 )
 def test_what_is_no_text_in_a_browser_counts_as_not_declared(label: str) -> None:
-    assert encoding.decode("+2AA- \\u00e9 é".encode(), f"text/html; charset={label}") == "+2AA- \\u00e9 é"
+    assert encoding.decode("+2AA- \\u00e9 é".encode(), f"text/html; charset={label}")[0] == "+2AA- \\u00e9 é"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +150,7 @@ def test_what_is_no_text_in_a_browser_counts_as_not_declared(label: str) -> None
     ],
 )
 def test_declared_in_the_page(head: str, cyrillic: bool) -> None:
-    text = encoding.decode(head.encode() + "ж".encode("cp1251"), "text/html")
+    text, _ = encoding.decode(head.encode() + "ж".encode("cp1251"), "text/html")
     assert text == head + ("ж" if cyrillic else "æ")
 
 
@@ -156,6 +179,7 @@ def test_python_does_not_remember_every_name_it_was_asked_for() -> None:
 
 @given(st.binary(max_size=500), st.sampled_from(["text/html", "text/html; charset=utf-16", "text/html;charset=utf-7"]))
 def test_no_garbage_breaks_it(body: bytes, content_type: str) -> None:
-    document = parse.parse(encoding.decode(body, content_type), "http://example.org/dir/page", "x")
+    text, codec = encoding.decode(body, content_type)
+    document = parse.parse(text, "http://example.org/dir/page", "x", codec=codec)
     for link in document.links:
         assert urls.normalise(link) == link
