@@ -25,6 +25,8 @@ log = get_task_logger(__name__)
 _seen = Seen()
 """What this process has sent, if a worker, or written, if a recorder."""
 _under_way = UnderWay()
+LINKS_SIZE = 2_000_000
+"""Characters of links in a message at most."""
 DATABASE_PATIENCE = 120.0
 """Seconds a recorder waits for a database that is away before it hands its message back to the broker."""
 
@@ -65,7 +67,8 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
             seen=_seen,
             archive=_archive(),
         )
-    app.send_task("record", args=[report.model_dump(exclude_defaults=True)])
+    for part in report.parts(LINKS_SIZE):
+        app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
     _seen.add(report.job, report.links)
     log.info(
         "%s: %d fetched, %d to retry, %d returned%s",
