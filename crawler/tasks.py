@@ -36,6 +36,7 @@ def pulse() -> None:
     """See service.py."""
     service.alive()
     if _archive.cache_info().currsize:  # a worker, not a recorder
+        service.release_memory()
         _archive().tidy()
         service.take_work(FETCH, _archive().has_room(), "the disk has no more free space than its floor")
 
