@@ -25,9 +25,14 @@ MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
 MAX_TROUBLE = 3
 """URLs in a row without a usable answer after which the host gets a rest: by then it is the host, not the URLs."""
+MAX_NESTED = 3
+"""Sitemap indexes that may lead to one another; the protocol knows one."""
 MAX_RETRY_AFTER = 24 * 3600.0
-MAX_LINKS_SIZE = 4_000_000
-"""Characters of links after which a batch ends: what is left goes back unfetched."""
+MAX_LINKS_SIZE, MAX_LINKS_OF_ONE = 4_000_000, 16_000_000
+"""Characters of links after which a batch ends, so that what is left goes back unfetched; and after which those of a
+single page, or sitemap, are left out."""
+MAX_TEXT = 300
+"""Characters of a header that are kept."""
 
 
 log = logging.getLogger(__name__)
@@ -143,6 +148,9 @@ class _Visit:
     rules: dict[str, robots.Rules] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     links_size: int = 0
+    """Characters, about."""
+    left_out: int = 0
+    """Links for which there was no room."""
 
     @property
     def delay(self) -> float:
@@ -362,9 +370,11 @@ def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
             if document.tree:
                 page.tree = document.tree
             found["fields"], found["extract_error"] = extract.extract(job.extract, page)
+    left_out = visit.left_out
     if not (job.robots and (document.nofollow or nofollow)):
         for url in document.links:
             _see(visit, url, target.depth + 1, found_on=target.url)
+    reason = ((reason or "") + _without(visit, left_out)).removeprefix("; ") or None
     _finish(visit, target, "done", reason, response, **found)
 
 
@@ -390,9 +400,19 @@ def _kept(visit: _Visit, target: Target, response: fetch.Response, digest: str) 
 
 def _read_sitemap(visit: _Visit, target: Target, response: fetch.Response) -> None:
     addresses, are_sitemaps = sitemaps.parse(response.body)
+    if are_sitemaps and target.hops >= MAX_NESTED:
+        _finish(visit, target, "excluded", f"sitemap index behind {MAX_NESTED} others: not followed", response)
+        return
+    left_out = visit.left_out
     for address in addresses:
-        _see(visit, address, 0, found_on=target.url, sitemap=are_sitemaps)
-    _finish(visit, target, "excluded", f"sitemap of {len(addresses)} URLs", response)
+        nested = target.hops + 1 if are_sitemaps else 0
+        _see(visit, address, 0, found_on=target.url, hops=nested, sitemap=are_sitemaps)
+    _finish(visit, target, "excluded", f"sitemap of {len(addresses)} URLs{_without(visit, left_out)}", response)
+
+
+def _without(visit: _Visit, before: int) -> str:
+    """What to say of the links that had no room since `left_out` was `before`."""
+    return f"; {visit.left_out - before} links had no room" if visit.left_out > before else ""
 
 
 def _conditions(target: Target) -> dict[str, str]:
@@ -439,11 +459,16 @@ def _see(
     if known and known.depth <= depth and not (known.excluded and seed):
         return
     excluded = None if seed else job.refuses(url, found_on, depth)
-    if known is None or not excluded or known.excluded:
-        visit.links[url] = Link(
-            url=url, depth=depth, found_on=found_on, hops=hops, sitemap=sitemap, seed=seed, excluded=excluded
-        )
-        visit.links_size += len(url) + len(found_on)
+    if known and excluded and not known.excluded:
+        return
+    size = len(url) + len(found_on) + 100
+    if visit.links_size + size > MAX_LINKS_OF_ONE and not known:
+        visit.left_out += 1
+        return
+    visit.links_size += size
+    visit.links[url] = Link(
+        url=url, depth=depth, found_on=found_on, hops=hops, sitemap=sitemap, seed=seed, excluded=excluded
+    )
 
 
 def _finish(
@@ -460,6 +485,12 @@ def _finish(
         found["content_type"] = response.content_type or None
         found["bytes"] = len(response.body)
     asked_at = response.started_at if response else visit.now()
+    for name in ("etag", "last_modified"):
+        if len(found.get(name) or "") > MAX_TEXT:  # nothing to send back to anybody
+            found[name] = None
+    if found.get("content_type"):
+        found["content_type"] = found["content_type"][:MAX_TEXT]
+    reason = reason and fetch.readable(reason[: MAX_TEXT + urls.MAX_LENGTH])
     visit.report.pages.append(Page(url=target.url, state=state, reason=reason, fetched_at=asked_at, **found))
 
 
@@ -469,7 +500,7 @@ def _retry_after(response: fetch.Response, now: float) -> float | None:
     if value.isascii() and value.isdigit():
         return min(float(value), MAX_RETRY_AFTER)
     try:
-        then = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+        then = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
         return None
-    return min(max(then.timestamp() - now, 0.0), MAX_RETRY_AFTER)
+    return min(max(then - now, 0.0), MAX_RETRY_AFTER)

@@ -7,6 +7,9 @@ checked between chunks.
 
 from __future__ import annotations
 
+import http.client
+import io
+import logging
 import re
 import ssl
 import time
@@ -17,16 +20,23 @@ import gevent
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError, ProtocolError
 
 from crawler import urls
 
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns, at length, of headers that are none
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 20.0
 DEADLINE = 30.0
 """Seconds a URL may take in all."""
 CHUNK = 64 * 1024
+
+
+def readable(text: str) -> str:
+    """What a server said, fit for a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text.strip())
 
 
 class FetchError(Exception):
@@ -35,7 +45,7 @@ class FetchError(Exception):
 
     def __init__(self, reason: str, *, host_down: bool = False, final: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = readable(reason)
         self.host_down = host_down
         self.final = final
 
@@ -66,11 +76,86 @@ class Response:
 
     @property
     def location(self) -> str | None:
-        return self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
+        """Where a redirect leads, as written; its bytes read as UTF-8, like browsers do, where they are that."""
+        written = self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
+        try:
+            return written and written.encode("latin-1").decode()
+        except UnicodeError:
+            return written
 
     @property
     def retry_after(self) -> str | None:
         return self.headers.get("retry-after")
+
+
+class _Wire(io.RawIOBase):
+    """What comes from a server, for DEADLINE seconds at most. One that always has more to say never lets gevent's timer
+    fire, nor any other of the process's fetches go on: so turns are taken here."""
+
+    TURN = 16
+    """Reads of 8 KiB."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._ends = time.monotonic() + DEADLINE
+        self._reads = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._reads += 1
+        if self._reads % self.TURN == 0:
+            gevent.sleep(0)
+        if time.monotonic() > self._ends:
+            raise FetchError(f"took longer than {DEADLINE:g} s")
+        read: int | None = self._stream.readinto(buffer)
+        return read
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer with an end. http.client waits for the real answer after any number of interim ones (RFC 9110, section
+    15.2), and reads any number of trailers."""
+
+    MAX_INTERIM = 20
+    MAX_TRAILERS = 100
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp: Any = io.BufferedReader(_Wire(self.fp.detach()))
+        self._answers = 0
+
+    def _read_status(self) -> Any:
+        self._answers += 1
+        if self._answers > self.MAX_INTERIM:
+            raise http.client.HTTPException(f"more than {self.MAX_INTERIM} interim answers")
+        return super()._read_status()  # type: ignore[misc]
+
+    def _read_and_discard_trailer(self) -> None:
+        for _ in range(self.MAX_TRAILERS):
+            if self.fp.readline(65536) in (b"\r\n", b"\n", b""):
+                return
+        raise http.client.HTTPException(f"more than {self.MAX_TRAILERS} trailers")
+
+
+class _HTTPConnection(HTTPConnection):
+    response_class = _Answer
+
+
+class _HTTPSConnection(HTTPSConnection):
+    response_class = _Answer
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
 
 
 class _Adapter(HTTPAdapter):
@@ -79,19 +164,33 @@ class _Adapter(HTTPAdapter):
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._context = context
-        self._pools: dict[str, ConnectionPool] = {}
+        self._pools: dict[str, HTTPConnectionPool] = {}
         super().__init__(pool_connections=4, pool_maxsize=1)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
     def cert_verify(self, conn: Any, *_: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"  # the CA certificates are in the context already
 
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> ConnectionPool:
+    def ask(self, request: requests.PreparedRequest) -> requests.Response:
+        """The answer, its body unread. A kept connection that the server closes just as it is used says nothing of the
+        URL: it is asked for once more on another (RFC 9112, section 9.3.1)."""
+        pool = self.get_connection_with_tls_context(request, verify=True)
+        opened = pool.num_connections
+        try:
+            return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+        except requests.exceptions.ConnectionError as error:
+            if pool.num_connections > opened or not _hung_up(error):
+                raise
+        return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+
+    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         origin = urls.origin_of(request.url)
         if origin not in self._pools:
-            self._pools[origin] = super().get_connection_with_tls_context(request, *args, **kwargs)
+            pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
+            self._pools[origin] = pool
         return self._pools[origin]
 
     def request_url(self, request: Any, _: Any) -> str:
@@ -169,7 +268,9 @@ class Client:
             raise FetchError(_innermost(error), host_down=_never_connected(error)) from None
         except requests.exceptions.ReadTimeout:
             raise FetchError(f"silent for {READ_TIMEOUT:g} s") from None
-        except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
+        except FetchError:
+            raise
+        except Exception as error:  # what the libraries raise for what a server may send is more than they tell
             raise FetchError(_innermost(error)) from None
         finally:
             timer.close()
@@ -184,7 +285,7 @@ class Client:
         clock: float,
         deadline: float,
     ) -> Response:
-        answer = self._adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+        answer = self._adapter.ask(request)
         response = Response(
             str(request.url),
             answer.status_code,
@@ -195,6 +296,9 @@ class Client:
             address=_peer(answer),
         )
         if 200 <= response.status < 300 and (not wanted or response.content_type in wanted):
+            if unknown := _encodings(answer) - {"", "gzip", "x-gzip", "deflate", "identity"}:
+                answer.raw.close()
+                raise FetchError(f"content encoding {min(unknown)[:50]!r}, which was not asked for", final=True)
             body = bytearray()
             try:
                 while chunk := answer.raw.read1(CHUNK, decode_content=True):
@@ -228,6 +332,10 @@ def _peer(answer: requests.Response) -> str | None:
         return None
 
 
+def _encodings(answer: requests.Response) -> set[str]:
+    return {name.strip().lower() for name in answer.headers.get("content-encoding", "").split(",")}
+
+
 def _discard(answer: requests.Response) -> None:
     """Keep the connection if the rest of the body is small enough to read; give it up otherwise."""
     length = answer.headers.get("content-length", "")
@@ -236,6 +344,11 @@ def _discard(answer: requests.Response) -> None:
         answer.raw.release_conn()
     else:
         answer.raw.close()
+
+
+def _hung_up(error: requests.exceptions.ConnectionError) -> bool:
+    outer = error.args[0] if error.args else None
+    return isinstance(outer, ProtocolError) and isinstance(outer.args[-1], ConnectionError)
 
 
 def _never_connected(error: requests.exceptions.ConnectionError) -> bool:

@@ -18,7 +18,7 @@ from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
 
 CONCURRENCY = 50
-"""Hosts crawled at once."""
+"""Hosts crawled at once, unless another number is given."""
 WORKER = "local"
 
 
@@ -28,11 +28,12 @@ def crawl(
     stop: Event,
     show: Callable[[dict[str, Any]], None],
     archive: Archive | None = None,
+    workers: int = CONCURRENCY,
 ) -> dict[str, Any]:
     """Crawl until the admitted job is done or `stop` is set; returns the last snapshot.
 
-    `show` is given a snapshot about once a second. Told to stop, it finishes the URLs in hand, records them, and
-    returns the rest to the ledger: the next run goes on from there.
+    `workers`: hosts crawled at once. `show` is given a snapshot about once a second. Told to stop, it finishes the URLs
+    in hand, records them, and returns the rest to the ledger: the next run goes on from there.
     """
     ledger.create()
     ledger.take_back_leases(time.time())  # of a run that was killed
@@ -40,7 +41,7 @@ def crawl(
     for admission in admissions:
         name = admission.job.name
         ledger.admit(admission, time.time())
-    pool, reports, seen, under_way = Pool(CONCURRENCY), Queue(), Seen(), UnderWay()
+    pool, reports, seen, under_way = Pool(workers), Queue(), Seen(), UnderWay()
 
     def run(batch: Batch) -> None:
         with Client(settings.user_agent()) as client, under_way.batch(batch.lease) as told:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import encodings
+import encodings.aliases
+import pkgutil
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +18,19 @@ from dataclasses import dataclass, field
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler import urls
+from crawler.tame import tame
 
 _META_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 # The WHATWG standard reads these labels as their Windows supersets; so do browsers, and so do the pages' authors.
 _SUPERSETS = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "gb2312": "gb18030", "gbk": "gb18030"}
+# What Python knows besides, and no page is written in: some of these cannot even be read without an error.
+_NO_CHARSETS = {
+    *("aliases", "idna", "punycode", "undefined", "unicode_escape"),
+    *("raw_unicode_escape", "utf_7", "mbcs", "oem"),
+}
+_MODULES = {module.name for module in pkgutil.iter_modules(encodings.__path__)} - _NO_CHARSETS
+_CHARSETS = _MODULES | {alias for alias, module in encodings.aliases.aliases.items() if module in _MODULES}
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a` and `area`: the selector of each by its name."""
 _SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
@@ -64,10 +75,10 @@ def decode(body: bytes, content_type: str) -> str:
 
 
 def _codec(label: str) -> str | None:
-    try:
-        info = codecs.lookup(label)
-    except (LookupError, ValueError):
+    # Not for Python to find out: it remembers every name that it does not know, for as long as the process lives.
+    if not label.isascii() or encodings.normalize_encoding(label.lower()) not in _CHARSETS:
         return None
+    info = codecs.lookup(label)
     # Text codecs only: bytes-to-bytes ones such as "hex" or "zip" have no business in a page.
     return _SUPERSETS.get(info.name, info.name) if getattr(info, "_is_text_encoding", True) else None
 
@@ -75,7 +86,7 @@ def _codec(label: str) -> str | None:
 def parse(text: str, url: str, agent: str, follow: Sequence[str] = ()) -> Document:
     """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
     names what is followed beside links: see FOLLOWED."""
-    tree = LexborHTMLParser(text)
+    tree = LexborHTMLParser(tame(text))
     document = Document(tree=tree)
     if (title := tree.css_first("title")) is not None:
         document.title = " ".join(title.text().replace("\0", "").split())[:500] or None

@@ -87,12 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, help="with --watch: give up after this many seconds")
     parser.add_argument("--fleet", help="which fleet, if several were deployed from here (default: the last)")
     parser.add_argument("--local", action="store_true", help="crawl in this process, without any server")
+    parser.add_argument("--workers", type=_number, help="with --local: hosts crawled at once (default 50)")
     parser.add_argument("--ledger", type=Path, help="with --local: the SQLite file (default: NAME.sqlite)")
     parser.add_argument("--warc", action="store_true", help="with --local: keep every page in WARC files in ./archive")
     parser.add_argument(
         "-o", "--output", type=Path, help="with --local: write every URL and its outcome here, as JSON lines"
     )
     return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def _job(options: argparse.Namespace) -> Job:
@@ -102,6 +109,10 @@ def _job(options: argparse.Namespace) -> Job:
         fields = Job.from_file(options.job).model_dump(exclude_unset=True)
     if options.output and not options.local:
         raise JobError("-o needs --local; a fleet's results are on its frontier host: `crawler export`")
+    if options.workers and not options.local:
+        raise JobError(
+            "--workers needs --local; for a fleet type: ansible-playbook scale.yml -e workers=" + str(options.workers)
+        )
     if options.name:
         fields["name"] = options.name
     for option in ("depth", "max_pages", "delay"):
@@ -294,7 +305,8 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     ledger = Ledger.open(f"sqlite:///{path}")
     with progress.Watch(console) as watch:
         archive = Archive(Path("archive"), host=settings.host_name(), worker=local.WORKER) if options.warc else None
-        snapshot = local.crawl(ledger, lines.admissions(), stop, watch.show, archive)
+        workers = options.workers or local.CONCURRENCY
+        snapshot = local.crawl(ledger, lines.admissions(), stop, watch.show, archive, workers)
     if archive:
         archive.close()
     lines.report()

@@ -11,6 +11,8 @@ import ada_url
 MAX_LENGTH = 2000
 """Longest URL taken, in characters. Longer ones are traps far more often than pages, and PostgreSQL's B-tree keys end
 at 2,700 bytes."""
+MAX_HOST = 253
+"""Longest host name, in characters: what DNS can carry (RFC 1035). The ledger's key holds the host and the URL."""
 MAX_SEGMENTS, MAX_REPEATS, MAX_PARAMETERS = 30, 3, 20
 """Path segments, occurrences of one segment, and query parameters above which a URL counts as a trap."""
 
@@ -35,12 +37,17 @@ def normalise(url: str, base: str | None = None) -> str:
     absolute, _, _ = absolute.partition("#")
     if not absolute.startswith(("http://", "https://")):
         raise InvalidURLError(f"scheme {absolute.partition(':')[0]!r} is not http or https")
+    if len(absolute) > 3 * MAX_LENGTH:  # however much of it is escaped
+        raise InvalidURLError(f"longer than {MAX_LENGTH} characters")
     if "%" in absolute:
         absolute = _ESCAPE.sub(_uniform, absolute)
     if len(absolute) > MAX_LENGTH:
         raise InvalidURLError(f"longer than {MAX_LENGTH} characters")
-    if "@" in absolute.split("/", 3)[2]:
+    host = absolute.split("/", 3)[2]
+    if "@" in host:
         raise InvalidURLError("carries a user name or password")
+    if len(host.partition(":")[0]) > MAX_HOST:
+        raise InvalidURLError(f"host longer than {MAX_HOST} characters")
     return absolute
 
 

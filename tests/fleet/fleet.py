@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import testinfra
 from site_walk import pages_of
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[2]
+CONTACT = "https://example.org/demo-crawler"  # inventory/*/group_vars/all.yml
 UNITS = "crawler-worker@* crawler-recorder@* crawler-scheduler.service"
 
 
@@ -61,9 +65,9 @@ class Fleet:
         """Run `ansible-playbook`; whether it succeeded is for the test to say."""
         return self._run("ansible-playbook", *arguments, check=False)
 
-    def seed(self, job: str, *options: str) -> None:
-        """Hand the demo's sites over to the fleet, as a job of that name."""
-        command = ["crawler/seed.py", "--fleet", self.name, "--job", "molecule/job.yml", "--name", job, *options]
+    def seed(self, job: str, *options: str, file: str | Path = "molecule/job.yml") -> None:
+        """Hand the demo's sites, or another job file's, over to the fleet, as a job of that name."""
+        command = ["crawler/seed.py", "--fleet", self.name, "--job", str(file), "--name", job, *options]
         seeding = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert seeding.returncode == 0, seeding.stdout + seeding.stderr
 
@@ -74,6 +78,25 @@ class Fleet:
         self.seed(job, "--watch", "--timeout", "240", "--summary", str(written))
         summary: dict[str, Any] = json.loads(written.read_text())
         return summary
+
+    def export(self, job: str, where: str = "") -> list[dict[str, Any]]:
+        """The URLs of a job and what became of them, as `crawler export` tells it."""
+        frontier = self.host(self.groups["frontier"][0])
+        return json_lines(frontier.check_output("crawler export --job %s --format jsonl --where %s", job, where))
+
+    def done(self, job: str) -> dict[str, list[str]]:
+        """The URLs of each site that are done."""
+        return by_site(self.export(job, "state=done"))
+
+    def crawl_embedded(self, *options: str) -> dict[str, list[str]]:
+        """Crawl the demo's sites with `seed.py --local` on a worker host, from where they can be reached; the URLs of
+        each site that are done."""
+        host = self.host(self.groups["workers"][0])
+        job = shlex.quote((ROOT / "molecule" / "job.yml").read_text())
+        command = "/opt/crawler/current/venv/bin/python -m crawler.seed --local --job job.yml -o pages.jsonl"
+        script = f"cd $(mktemp -d) && echo {job} > job.yml && {command} {' '.join(options)} >&2 && cat pages.jsonl"
+        crawled = host.check_output("CRAWLER_CONTACT=%s runuser -u crawler -- sh -c %s", CONTACT, script)
+        return by_site(row for row in json_lines(crawled) if row["state"] == "done")
 
     def status(self) -> dict[str, dict[str, Any]]:
         """What the ledger knows of each job."""
@@ -103,6 +126,18 @@ class Fleet:
         """Returns when one can log in again; the services may take longer."""
         subprocess.run(["podman", "restart", f"{self.name}-{host}"], check=True, capture_output=True)
         eventually(lambda: subprocess.run(["ssh", "-qF", self.ssh_config, host, "true"]).returncode == 0)
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def by_site(rows: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """The URLs of the rows, sorted, by site."""
+    sites: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        sites[urlsplit(row["url"]).netloc].append(row["url"])
+    return {site: sorted(urls) for site, urls in sites.items()}
 
 
 def eventually(condition: Callable[[], Any], timeout: float = 90) -> Any:

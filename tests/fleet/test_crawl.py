@@ -16,10 +16,9 @@ def requests(fleet: Fleet) -> list[tuple[str, float, str, str]]:
     """What web1 was asked for during a crawl, as (site, time, path, user agent)."""
     web = fleet.host(fleet.groups["web"][0])
     before = int(web.check_output("wc --lines < /var/log/nginx/sites.log"))
-    summary = fleet.crawl(f"exact-{time.time():.0f}")
-    assert {site["host"]: site["done"] for site in summary["sites"]} == {
-        site: len(pages) for site, pages in fleet.pages().items()
-    }
+    job = f"exact-{time.time():.0f}"
+    summary = fleet.crawl(job)
+    assert fleet.done(job) == fleet.pages()
     counts = summary["counts"]
     assert counts["queued"] == counts["leased"] == 0
     assert counts["discovered"] == counts["done"] + counts["failed"] + counts["excluded"]
@@ -49,3 +48,8 @@ def test_all_workers_take_part(fleet: Fleet) -> None:
     newest = max(fleet.status().values(), key=lambda job: job["created_at"])
     crawled = {worker["worker"].partition("@")[2] for worker in newest["workers"] if worker["pages"]}
     assert crawled == set(fleet.groups["workers"])
+
+
+@pytest.mark.parametrize("workers", [1, 20])
+def test_embedded_finds_the_same_pages(fleet: Fleet, workers: int) -> None:
+    assert fleet.crawl_embedded("--workers", str(workers), "--delay", "0") == fleet.pages()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, eventually
 
 
 def workers(fleet: Fleet) -> dict[str, int]:
@@ -22,12 +24,30 @@ def as_before(fleet: Fleet) -> Iterator[None]:
     assert fleet.playbook("scale.yml", "-e", f"workers={max(before)}").returncode == 0
 
 
-def test_up_down_and_kept_by_a_deploy(fleet: Fleet) -> None:
+@contextmanager
+def at_rest(fleet: Fleet, hosts: list[str]) -> Iterator[None]:
+    """These hosts do not crawl meanwhile."""
+    for host in hosts:
+        fleet.host(host).check_output("systemctl stop crawler.target")
+    yield
+    for host in hosts:
+        fleet.host(host).check_output("systemctl start crawler.target")
+        eventually(lambda host=host: fleet.running(host) == fleet.wanted(host))
+
+
+def test_exact_with_20_and_with_1_worker_and_kept_by_a_deploy(fleet: Fleet) -> None:
+    """20 and 1 in all: over two worker hosts that is 10 on each, and one host at rest."""
     hosts = fleet.groups["workers"]
-    for count in (4, 1):
+    for total in (20, 1):
+        count = max(1, total // len(hosts))
         scaled = fleet.playbook("scale.yml", "-e", f"workers={count}")
         assert scaled.returncode == 0, scaled.stdout
         assert workers(fleet) == dict.fromkeys(hosts, count)
+        job = f"exact-with-{total}-{time.time():.0f}"
+        with at_rest(fleet, hosts[1:] if total == 1 else []):
+            crew = fleet.crawl(job)["workers"]
+        assert len(crew) == 1 if total == 1 else len(crew) > len(hosts)
+        assert fleet.done(job) == fleet.pages()
     deployed = fleet.playbook("deploy.yml")
     assert deployed.returncode == 0, deployed.stdout
     assert "changed=0" in deployed.stdout

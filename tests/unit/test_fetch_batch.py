@@ -436,7 +436,7 @@ def test_only_seeds_may_redirect_to_a_new_host(site: Site) -> None:
 
 
 def test_a_flood_of_links_ends_the_batch(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "MAX_LINKS_SIZE", 10_000)
+    monkeypatch.setattr(batch_module, "MAX_LINKS_SIZE", 30_000)
     for path in ("/", "/1", "/2"):
         site.pages[path] = Answer("".join(f"<a href='{path}/{number}'>x</a>" for number in range(150)))
     report = crawl(site, "/", "/1", "/2")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler import parse, urls
+from crawler.tame import tame
 
 PAGE = "http://example.org/dir/page"
 
@@ -30,6 +33,9 @@ PAGE = "http://example.org/dir/page"
         (b"<meta charset=utf-16>x", "text/html", "<meta charset=utf-16>x"),  # cannot be true
         ("é".encode(), "text/html; charset=nonsense", "é"),
         ("é".encode(), "text/html; charset=hex", "é"),  # a Python codec, not a character encoding
+        ("é".encode(), "text/html; charset=idna", "é"),  # these raise, whatever they are given
+        ("é".encode(), "text/html; charset=undefined", "é"),
+        ("é".encode(), "text/html; charset=" + "x" * 60_000, "é"),
         ("中".encode("gb18030"), "text/html; charset=gb2312", "中"),
     ],
 )
@@ -72,6 +78,42 @@ def test_frames_and_next_parts_are_followed_if_asked_for() -> None:
 def test_title() -> None:
     assert parse.parse("<title> A\n  page &amp; more </title>", PAGE, "x").title == "A page & more"
     assert parse.parse("<title></title>", PAGE, "x").title is None
+
+
+OPEN = "".join(f"<b id={number}>" for number in range(2_000))
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div>" * 200_000,
+        "<div></x>" * 100_000,
+        "<div><table><td></div></table>" * 50_000,
+        "<ul><li>" * 100_000,
+        "<select>" + "<option>" * 200_000 + "</select>",
+        "<p>" + OPEN + "</p>" + "<p>x</p>" * 10_000,
+        "<p>" + OPEN.replace(">", "><table><td></b></table>") + "</p>" + "<p>x</p>" * 10_000,
+        "<p " + " ".join(f"a{number}=1" for number in range(200_000)) + ">",
+        "<p " + "/".join(f"a{number}" for number in range(200_000)) + ">",
+    ],
+    ids=lambda html: html[:30],
+)
+def test_takes_linear_time_and_still_finds_the_links(html: str) -> None:
+    """Each of these took from half a minute to hours, or gigabytes."""
+    began = time.process_time()
+    document = parse.parse(
+        f"<title>T</title><a href=x>1</a>{html}<script>'<a href=z>'</script><a href=y>2</a>", PAGE, "x"
+    )
+    assert time.process_time() - began < 10
+    assert document.title == "T"
+    assert {"http://example.org/dir/x", "http://example.org/dir/y"} == set(document.links)
+
+
+def test_an_ordinary_large_page_is_left_as_it_is() -> None:
+    table = "<table>" + "<tr><td><font size=1>x</td><td><a href=/q>y</a><br></td></tr>" * 20_000 + "</table>"
+    prose = "<p>A <b>bold</b> and <i>slanted <code>thing</code></i></p>" * 20_000
+    assert tame(table) == table
+    assert tame(prose) == prose
 
 
 @given(st.binary(max_size=500), st.sampled_from(["text/html", "text/html; charset=utf-16", "text/html;charset=utf-7"]))

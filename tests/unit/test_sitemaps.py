@@ -33,6 +33,13 @@ def test_forms(body: bytes, addresses: list[str], are_sitemaps: bool) -> None:
     assert sitemaps.parse(body) == (addresses, are_sitemaps)
 
 
+@pytest.mark.parametrize(
+    "body", [b"<loc>" * 1_000_000, b"<loc>" + b" " * 5_000_000, b"<loc " * 1_000_000, b"\n" * 5_000_000]
+)
+def test_takes_linear_time(body: bytes) -> None:
+    assert sitemaps.parse(b"<urlset>" + body if b"<" in body else body) == ([], False)
+
+
 def test_a_bomb_stops_at_the_limit() -> None:
     addresses, _ = sitemaps.parse(gzip.compress(b"http://a.test/\n" * 10_000_000, compresslevel=1))
     assert len(addresses) == sitemaps.MAX_URLS

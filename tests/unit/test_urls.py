@@ -66,6 +66,8 @@ def test_relative_to_the_page(href: str, absolute: str) -> None:
         ("mailto:a@example.org", "scheme 'mailto'"),
         ("http://user:secret@example.org/", "user name or password"),
         ("http://example.org/" + "a" * 2000, "longer than 2000"),
+        ("http://example.org/" + "%41" * 1_000_000, "longer than 2000"),
+        ("http://" + "a." * 130 + "test/", "host longer than 253"),  # DNS knows none
     ],
 )
 def test_what_cannot_be_crawled_says_why(bad: str, reason: str) -> None:

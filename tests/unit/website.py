@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 HTML = {"Content-Type": "text/html; charset=utf-8"}
@@ -26,11 +28,18 @@ class Request:
     headers: Any
 
 
+class Server(ThreadingHTTPServer):
+    request_queue_size = 100
+
+    def handle_error(self, *_: object) -> None:  # a crawler that hangs up in the middle of a page
+        pass
+
+
 class Site:
     """Pages by path. What has no page is 404; a page may be a function of the request's number for that path (from 1).
     A page may also be a function that is given the raw handler and writes what it likes."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1", port: int = 0) -> None:
         self.pages: dict[str, Answer | Callable[[int], Answer]] = {}
         self.raw: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {}
         self.requests: list[Request] = []
@@ -59,7 +68,7 @@ class Site:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = Server((address, port), Handler)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -75,6 +84,12 @@ class Site:
             children = [child for child in (2 * number + 1, 2 * number + 2) if child < pages]
             links = "".join(f'<a href="/{child}">{child}</a>' for child in children)
             self.pages[f"/{number or ''}"] = Answer(f"<title>Page {number}</title><a href='/'>home</a>{links}")
+
+    def speak_tls(self, certificate: Path, key: Path) -> None:
+        """From the next connection on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def close(self) -> None:
         self._server.shutdown()

@@ -1,0 +1,115 @@
+"""A web that does everything to a crawler that it can do, crawled to its end by the fleet as it is deployed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import tarfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import hostile
+import pytest
+import yaml
+from fleet import ROOT, Fleet, eventually
+from website import Site
+
+PORTS = range(8081, 8089)
+"""A hostile host each."""
+ROUNDS = 3
+GROWTH = 15_000
+"""KiB that a worker may grow by over ROUNDS: less than one bomb (50 MB), or one report of the widest page (8 MB) kept
+each time, would leave."""
+
+
+@pytest.fixture(scope="module")
+def sites(fleet: Fleet) -> Iterator[list[str]]:
+    """The hostile hosts' addresses, served by the web host to the fleet."""
+    web = fleet.groups["web"][0]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name in ("hostile.py", "website.py"):
+            tar.add(ROOT / "tests" / "unit" / name, name)
+    ssh = ["ssh", "-F", str(fleet.ssh_config), web]
+    unpack = "sudo rm -rf /srv/hostile && sudo mkdir /srv/hostile && sudo tar -x -C /srv/hostile"
+    subprocess.run([*ssh, unpack], input=packed.getvalue(), check=True)
+    ports = " ".join(map(str, PORTS))
+    host = fleet.host(web)
+    host.run("systemctl stop hostile")  # of a run that was killed
+    host.check_output(f"systemd-run --unit=hostile --collect python3 /srv/hostile/hostile.py {ports}")
+    eventually(lambda: host.socket(f"tcp://0.0.0.0:{PORTS[-1]}").is_listening)
+    yield [f"http://{web}:{port}" for port in PORTS]
+    host.check_output("systemctl stop hostile && rm -r /srv/hostile")
+
+
+def crawl(fleet: Fleet, folder: Path, **job: Any) -> dict[str, dict[str, Any]]:
+    """Crawl to the end; the ledger's rows by URL."""
+    name = f"hostile-{time.time():.0f}"
+    (folder / "job.yml").write_text(yaml.safe_dump({"name": name, **hostile.JOB, **job}))
+    fleet.seed(name, "--watch", "--timeout", "280", file=folder / "job.yml")
+    return {row["url"]: row for row in fleet.export(name)}
+
+
+def by_path(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The rows of each host, by path."""
+    hosts: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+    for url, row in rows.items():
+        hosts[urlsplit(url).netloc]["/" + url.split("/", 3)[3]] = row
+    return hosts
+
+
+def processes(fleet: Fleet) -> dict[str, str]:
+    """The main process of each worker, and how often systemd had to start another."""
+    return {
+        f"{unit} on {host}": fleet.host(host).check_output(f"systemctl show --property=MainPID,NRestarts {unit}")
+        for host in fleet.groups["workers"]
+        for unit in fleet.running(host)
+        if "worker@" in unit
+    }
+
+
+def memory(fleet: Fleet) -> dict[str, int]:
+    """KiB that each worker holds."""
+    held = {}
+    for host in fleet.groups["workers"]:
+        for unit in (unit for unit in fleet.running(host) if "worker@" in unit):
+            pid = "$(systemctl show --property=MainPID --value %s)"
+            held[f"{unit} on {host}"] = int(
+                fleet.host(host).check_output(f"awk '/^VmRSS/ {{print $2}}' /proc/{pid}/status", unit)
+            )
+    return held
+
+
+@pytest.mark.timeout(600)
+def test_every_url_is_accounted_for_no_worker_dies_and_memory_is_flat(
+    fleet: Fleet, sites: list[str], tmp_path: Path
+) -> None:
+    before = processes(fleet)
+    expected = hostile.furnish(Site())
+    became = by_path(crawl(fleet, tmp_path, seeds=sites))
+    assert set(became) >= {urlsplit(site).netloc for site in sites}
+    for site in sites:
+        hostile.check(expected, became[urlsplit(site).netloc])
+
+    held = []
+    for _ in range(1 + ROUNDS):
+        rows = crawl(fleet, tmp_path, seeds=[site + path for path in hostile.HEAVY for site in sites], depth=0)
+        assert {row["state"] for row in rows.values()} == {"done", "failed", "excluded"}
+        held.append(memory(fleet))
+    print("VmRSS in KiB after each round:", json.dumps(held))
+    grown = {worker: held[-1][worker] - held[0][worker] for worker in held[0]}
+    assert max(grown.values()) < GROWTH, grown
+
+    assert processes(fleet) == before
+    fleet.host(fleet.groups["frontier"][0]).check_output(
+        "crawler status --recount --json"
+    )  # fails if it does not add up
+    queues = fleet.host(fleet.groups["broker"][0]).check_output(
+        "rabbitmqctl --quiet --formatter json list_queues --vhost crawler name messages"
+    )
+    assert {queue["name"]: queue["messages"] for queue in json.loads(queues)}["dead"] == 0
