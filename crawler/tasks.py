@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import service, settings
 from crawler.app import FETCH, app
-from crawler.archive import Archive
+from crawler.archive import FLOOR_BYTES, Archive
 from crawler.batch import Seen, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
@@ -26,15 +26,16 @@ _seen = Seen()
 """What this process has sent, if a worker, or written, if a recorder."""
 DATABASE_PATIENCE = 120.0
 """Seconds a recorder waits for a database that is away before it hands its message back to the broker."""
+NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB of the archive's disk are free; collect.yml -e delete=yes makes room"
 
 
 @app.task(name="pulse")
 def pulse() -> None:
     """See service.py."""
     service.alive()
-    if _archive.cache_info().currsize:  # a worker, not a recorder
+    if service.node_name().startswith("worker"):  # not a recorder
         _archive().tidy()
-        service.take_work(FETCH, _archive().has_room(), "the disk has no more free space than its floor")
+        service.take_work(FETCH, _archive().has_room(), NO_ROOM)
 
 
 @app.task(name="fetch", bind=True)
