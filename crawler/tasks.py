@@ -26,14 +26,14 @@ _seen = Seen()
 """What this process has sent, if a worker, or written, if a recorder."""
 DATABASE_PATIENCE = 120.0
 """Seconds a recorder waits for a database that is away before it hands its message back to the broker."""
-NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB of the archive's disk are free; collect.yml -e delete=yes makes room"
+NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; collect.yml -e delete=yes makes room"
 
 
 @app.task(name="pulse")
 def pulse() -> None:
     """See service.py."""
     service.alive()
-    if service.node_name().startswith("worker"):  # not a recorder
+    if service.node_name().startswith("worker-"):  # not a recorder
         _archive().tidy()
         service.take_work(FETCH, _archive().has_room(), NO_ROOM)
 
