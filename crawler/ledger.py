@@ -530,8 +530,9 @@ class Ledger:
     def _log_requests(self, tx: Connection, job_id: int, report: Report) -> None:
         if not report.requests:
             return
-        rows = [request.model_dump() for request in report.requests]
-        common = {"host": report.host, "job_id": job_id, "worker": report.worker, "release": report.release}
+        # Mostly the report's own host; another's where its robots.txt redirects to one.
+        rows = [{"host": url_rules.host_of(request.url), **request.model_dump()} for request in report.requests]
+        common = {"job_id": job_id, "worker": report.worker, "release": report.release}
         tx.execute(self._insert_rows(requests, rows, **common).on_conflict_do_nothing())
 
     # --- housekeeping ---------------------------------------------------------------------------------------------
