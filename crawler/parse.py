@@ -120,11 +120,12 @@ def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str)
         if href and "nofollow" not in (attributes.get("rel") or "").lower().split():
             hrefs[href.partition("#")[0]] = None  # before the costly part: a table of contents is one address
     found: dict[str, None] = {}
+    utf_8 = codec == "utf-8"
     for href in hrefs:
         if not href or href.startswith(_SKIPPED):
             continue
         try:
-            found[urls.normalise(with_query_in(codec, href), base=base)] = None
+            found[urls.normalise(href if utf_8 else with_query_in(codec, href), base=base)] = None
         except urls.InvalidURLError:
             continue
     return list(found)

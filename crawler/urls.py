@@ -49,18 +49,24 @@ def normalise(url: str, base: str | None = None) -> str:
         absolute = absolute[:path] + _UNEVEN.sub(_even, absolute[path:])
     if len(absolute) > MAX_LENGTH:
         raise InvalidURLError(f"longer than {MAX_LENGTH} characters")
-    scheme, _, host = absolute[:path].partition("//")
-    if "@" in host:
+    origin = absolute[:path]
+    if "@" in origin:
         raise InvalidURLError("carries a user name or password")
-    name, colon, port = host.partition(":")
-    if name[-1] == ".":
-        name = name[:-1]
-        if not name or name[-1] == ".":
-            raise InvalidURLError(f"host {host!r} has an empty label")
-        absolute = f"{scheme}//{name}{colon}{port}{absolute[path:]}"
-    if len(name) > MAX_HOST:
+    if origin[-1] == "." or ".:" in origin:
+        origin = _without_final_dot(origin)
+        absolute = origin + absolute[path:]
+    if path > MAX_HOST and len(origin.partition("//")[2].partition(":")[0]) > MAX_HOST:
         raise InvalidURLError(f"host longer than {MAX_HOST} characters")
     return absolute
+
+
+def _without_final_dot(origin: str) -> str:
+    scheme, slashes, host = origin.partition("//")
+    name, colon, port = host.partition(":")
+    name = name.removesuffix(".")
+    if not name or name[-1] == ".":
+        raise InvalidURLError(f"host {host!r} has an empty label")
+    return scheme + slashes + name + colon + port
 
 
 # What has to be escaped, and escapes that are none, in lower case, or of unreserved characters; all others are in order
