@@ -61,8 +61,9 @@ class Position:
 class Archive:
     """The WARC files that one process writes into `directory`, one at a time for each job.
 
-    `host` and `worker` make the files' names unique over the fleet. Several processes may share the directory: each
-    file is locked (flock) by the process that writes it, so what a killed process left behind is known, and taken over.
+    `host`, `worker` and this process's random mark make the files' names unique over the fleet, and for ever: files are
+    collected and deleted, and clocks are set back. Several processes may share the directory: each file is locked
+    (flock) by the process that writes it, so what a killed process left behind is known, and taken over.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Archive:
         self._host, self._worker = _plain(host), _plain(worker)
         self._max_bytes, self._floor_bytes, self._idle = max_bytes, floor_bytes, idle
         self._level, self._now = level, now
+        self._mark = uuid.uuid4().hex[:8]
         self._serials = itertools.count()
         self._files: dict[str, _File] = {}  # by job
         self._lock = threading.Lock()
@@ -168,11 +170,10 @@ class Archive:
                     datetime.fromtimestamp(self._now(), UTC).strftime("%Y%m%dT%H%M%SZ"),
                     self._host,
                     self._worker,
+                    self._mark,
                     f"{next(self._serials):05d}.warc.gz",
                 )
             )
-            if (self._directory / name).exists():  # of a predecessor in the very same second
-                continue
             if file := _File.create(self._directory, name, self._now()):
                 break
         try:

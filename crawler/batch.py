@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,11 +25,12 @@ MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
 MAX_TROUBLE = 3
 """URLs in a row without a usable answer after which the host gets a rest: by then it is the host, not the URLs."""
-MAX_LINKS = 8_000_000
-"""Bytes of links in a report: brokers take messages of 16 MiB, and the rest of a report can have half of that."""
 MAX_NESTED = 3
 """Sitemap indexes that may lead to one another; the protocol knows one."""
 MAX_RETRY_AFTER = 24 * 3600.0
+MAX_LINKS_SIZE, MAX_LINKS_OF_ONE = 4_000_000, 16_000_000
+"""Characters of links after which a batch ends, so that what is left goes back unfetched; and after which those of a
+single page, or sitemap, are left out."""
 MAX_TEXT = 300
 """Characters of a header that are kept."""
 
@@ -101,7 +103,8 @@ class Seen:
     """Links that the frontier is known to have: the same menu on every page of a site should not cost a row each time.
 
     A link is entered once the report with it is confirmed, and displaced by another that falls on its place; so
-    forgetting one costs work and never a URL. The memory it takes is the same from the first link to the last.
+    forgetting one costs work and never a URL. What is excluded on one page may be wanted from another, so that is told
+    apart. The memory it takes is the same from the first link to the last.
     """
 
     PLACES = 1 << 18
@@ -113,18 +116,18 @@ class Seen:
 
     def covers(self, job: str, link: Link) -> bool:
         """Whether the frontier has `link` already, from at least as near to a seed."""
-        key, start = self._place(job, link.url)
+        key, start = self._place(job, link)
         end = start + self._KEY
         known = int.from_bytes(self._table[end : end + self._DEPTH], "big")
         return self._table[start:end] == key and known <= link.depth
 
     def add(self, job: str, links: Iterable[Link]) -> None:
         for link in links:
-            key, start = self._place(job, link.url)
+            key, start = self._place(job, link)
             self._table[start : start + self._KEY + self._DEPTH] = key + link.depth.to_bytes(self._DEPTH, "big")
 
-    def _place(self, job: str, url: str) -> tuple[bytes, int]:
-        key = hashlib.blake2b(f"{job} {url}".encode(), digest_size=self._KEY).digest()
+    def _place(self, job: str, link: Link) -> tuple[bytes, int]:
+        key = hashlib.blake2b(f"{job} {bool(link.excluded):d} {link.url}".encode(), digest_size=self._KEY).digest()
         return key, int.from_bytes(key[:4], "big") % self.PLACES * (self._KEY + self._DEPTH)
 
 
@@ -145,22 +148,22 @@ class _Visit:
     rules: dict[str, robots.Rules] = field(default_factory=dict)
     links: dict[str, Link] = field(default_factory=dict)
     links_size: int = 0
-    """Bytes, about."""
+    """Characters, about."""
     left_out: int = 0
-    """Links for which the report had no room."""
+    """Links for which there was no room."""
 
     @property
     def delay(self) -> float:
         """Seconds between two requests to this host, as far as is known by now."""
         return max([self.batch.job.delay, *(rules.crawl_delay for rules in self.rules.values())])
 
-    def may_request(self) -> bool:
+    def may_request(self, budget: float = BUDGET) -> bool:
         """Wait until the host's delay has passed. False: no time is left, or we were told to stop."""
         wait = 0.0 if self.last_request is None else self.last_request + self.delay - self.now()
         resumes = self.now() + max(wait, 0)
         if self.stop.is_set() or resumes > self.batch.expires_at or (self.archive and not self.archive.has_room()):
             return False
-        if self.last_request is not None and resumes - self.began > BUDGET:
+        if self.last_request is not None and resumes - self.began > budget:
             return False
         if wait > 0:
             self.stop.wait(wait)
@@ -197,44 +200,54 @@ def fetch_batch(
     """Fetch the URLs of `batch` in their order, keeping the host's delay and robots.txt, until all are done, time is up
     (BUDGET, the lease), the host wants a rest, or `stop` is set. Never raises for anything a server does.
 
-    `redelivered`: another worker may have been at this host a moment ago, so the delay is kept before the first
-    request as well. Links that `seen` covers are left out of the report.
+    `redelivered`: another worker was lost with this batch, perhaps after it had reported. Only the frontier knows, so
+    all goes back to it. Links that `seen` covers are left out of the report.
     """
     report = Report(
         lease=batch.lease, job=batch.job.name, host=batch.host, worker=worker, release=settings.release(), delay=0
     )
     keep = archive if batch.job.archive == "warc" else None
     visit = _Visit(batch, client, stop, report, now, began=now(), archive=keep)
-    if redelivered:
-        visit.last_request = now()
+    if batch.job.robots:  # all of them count for the delay, whichever is asked
+        visit.rules = {origin: robots.Rules(file, settings.PRODUCT) for origin, file in batch.robots.items()}
+    report.redelivered = redelivered
     targets = list(batch.targets)
-    while targets:
+    while targets and not redelivered:
         troubles = len(report.retries)
-        if not _visit_one(visit, targets[0]):
+        if not _try_one(visit, targets[0]):
             break
         targets.pop(0)
         visit.trouble = visit.trouble + 1 if len(report.retries) > troubles else 0
         if visit.trouble >= MAX_TROUBLE and not report.back_off:
             report.back_off = BackOff(reason=report.retries[-1].reason)
-        if report.back_off:
+        if report.back_off or visit.links_size > MAX_LINKS_SIZE:
             break
     report.unfetched = [target.url for target in targets]
-    report.links = [link for link in visit.links.values() if seen is None or not seen.covers(batch.job.name, link)]
+    known = None if batch.lost_before else seen
+    report.links = [link for link in visit.links.values() if known is None or not known.covers(batch.job.name, link)]
     report.delay = visit.delay
     return report
+
+
+def _try_one(visit: _Visit, target: Target) -> bool:
+    """As _visit_one. Whatever we did not foresee costs this one URL, and not its whole batch again and again."""
+    try:
+        return _visit_one(visit, target)
+    except Exception as error:
+        log.exception("%s", target.url)
+        _finish(visit, target, "failed", f"error in the crawler: {type(error).__name__}: {error}"[:300])
+        return True
 
 
 def _visit_one(visit: _Visit, target: Target) -> bool:
     """Deal with one URL. False: it was not touched and goes back unfetched."""
     job = visit.batch.job
-    if visit.links_size > MAX_LINKS / 4 and visit.report.pages:  # another page like that might not have room
-        return False
     if job.robots:
         rules = _rules(visit, target.url)
         if rules is None:
             return False
         if rules.unreachable:
-            visit.report.back_off = BackOff(reason="robots.txt unreachable")
+            visit.report.back_off = visit.report.back_off or BackOff(reason="robots.txt unreachable")
             return False
         if not rules.allows(target.url):
             _finish(visit, target, "excluded", "robots.txt")
@@ -254,43 +267,42 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
         if error.host_down:
             visit.report.back_off = BackOff(reason=error.reason)
         return True
-    noted = len(visit.report.pages) + len(visit.report.retries)
     try:
         _judge(visit, target, response)
     except _NotArchivedError as error:
         log.error("%s: not archived, so not done: %s", target.url, error)
         return False
-    except Exception as error:  # what one page does to us must not take the others of its batch along
-        log.exception("%s: could not be read", target.url)
-        if len(visit.report.pages) + len(visit.report.retries) == noted:
-            _finish(visit, target, "failed", f"could not be read: {type(error).__name__}: {error}", response)
     return True
 
 
 def _rules(visit: _Visit, url: str) -> robots.Rules | None:
     """The rules of `url`'s origin, fetched if no fresh copy came with the batch. None: no time to fetch them."""
     origin = urls.origin_of(url)
-    if origin not in visit.rules:
-        file = visit.batch.robots.get(origin)
-        if file is None or not robots.is_fresh(file, visit.now()):
-            if not visit.may_request():
-                return None
-            file = _fetch_robots(visit, origin)
-            visit.report.robots[origin] = file
-        rules = visit.rules[origin] = robots.Rules(file, settings.PRODUCT)
+    known = visit.report.robots.get(origin) or visit.batch.robots.get(origin)
+    if known is None or (origin not in visit.report.robots and not robots.is_fresh(known, visit.now())):
+        known = _fetch_robots(visit, origin)
+        if known is None:
+            return None
+        visit.report.robots[origin] = known
+        rules = visit.rules[origin] = robots.Rules(known, settings.PRODUCT)
         if visit.batch.job.sitemaps:
             for address in rules.sitemaps:
                 _see(visit, address, 0, found_on=f"{origin}/robots.txt", sitemap=True)
     return visit.rules[origin]
 
 
-def _fetch_robots(visit: _Visit, origin: str) -> RobotsFile:
+def _fetch_robots(visit: _Visit, origin: str) -> RobotsFile | None:
+    """The answer to /robots.txt, redirects followed; those to other hosts as well (RFC 9309, section 2.3.1.2), though
+    it is not their turn. None: no time for it."""
     url = f"{origin}/robots.txt"
     response = None
     for _ in range(1 + robots.MAX_REDIRECTS):
+        if not visit.may_request(budget=math.inf):  # or slow hosts would never get through their redirects
+            return None
         try:
             response = visit.request(url, max_body=robots.MAX_BYTES, truncate=True)
-        except fetch.FetchError:
+        except fetch.FetchError as error:
+            visit.report.back_off = BackOff(reason=f"robots.txt: {error.reason}")
             return RobotsFile(fetched_at=visit.now(), status=0)
         if not response.location:
             break
@@ -302,6 +314,9 @@ def _fetch_robots(visit: _Visit, origin: str) -> RobotsFile:
     status = (
         404 if response.location else response.status
     )  # too many redirects: as if there were none (RFC 9309, 2.3.1.2)
+    if status == 429 or status >= 500:
+        seconds = _retry_after(response, visit.now())
+        visit.report.back_off = BackOff(reason=f"robots.txt: HTTP {status}", seconds=seconds)
     if status == 429:
         status = 503  # "later", not "everything is allowed"
     return RobotsFile(
@@ -397,7 +412,7 @@ def _read_sitemap(visit: _Visit, target: Target, response: fetch.Response) -> No
 
 def _without(visit: _Visit, before: int) -> str:
     """What to say of the links that had no room since `left_out` was `before`."""
-    return f"; {visit.left_out - before} links had no room in the report" if visit.left_out > before else ""
+    return f"; {visit.left_out - before} links had no room" if visit.left_out > before else ""
 
 
 def _conditions(target: Target) -> dict[str, str]:
@@ -420,7 +435,15 @@ def _redirect(visit: _Visit, target: Target, response: fetch.Response) -> None:
         _finish(visit, target, "failed", f"more than {MAX_HOPS} redirects in a row", response)
         return
     _finish(visit, target, "excluded", f"redirect to {goal}", response)
-    _see(visit, goal, target.depth, found_on=target.url, hops=target.hops + 1, seed=target.depth == 0)
+    _see(
+        visit,
+        goal,
+        target.depth,
+        found_on=target.url,
+        hops=target.hops + 1,
+        seed=target.seed,
+        sitemap=target.sitemap,
+    )
 
 
 def _see(
@@ -432,14 +455,20 @@ def _see(
         url = job.cleaned(urls.normalise(address) if depth == 0 else address)
     except urls.InvalidURLError:
         return
-    if url not in visit.links:
-        size = len(url) + len(found_on) + 100
-        if visit.links_size + size > MAX_LINKS and not seed:
-            visit.left_out += 1
-            return
-        visit.links_size += size
-        excluded = None if seed else job.refuses(url, found_on, depth)
-        visit.links[url] = Link(url=url, depth=depth, found_on=found_on, hops=hops, sitemap=sitemap, excluded=excluded)
+    known = visit.links.get(url)
+    if known and known.depth <= depth and not (known.excluded and seed):
+        return
+    excluded = None if seed else job.refuses(url, found_on, depth)
+    if known and excluded and not known.excluded:
+        return
+    size = len(url) + len(found_on) + 100
+    if visit.links_size + size > MAX_LINKS_OF_ONE and not known:
+        visit.left_out += 1
+        return
+    visit.links_size += size
+    visit.links[url] = Link(
+        url=url, depth=depth, found_on=found_on, hops=hops, sitemap=sitemap, seed=seed, excluded=excluded
+    )
 
 
 def _finish(

@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
+from sqlalchemy.exc import DBAPIError
 
 from crawler import export, extract, operations, progress, settings, urls
 from crawler.ledger import Ledger
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(options.run(options))
     except (settings.SettingMissingError, export.ExportError, operations.UnknownError, urls.InvalidURLError) as error:
         sys.exit(str(error))
+    except DBAPIError as error:
+        sys.exit(f"The ledger's database says: {str(error.orig).strip()}")
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)
 

@@ -237,6 +237,7 @@ def _load(reference: str) -> Callable[[Page], object]:
 
 def _find(rule: Rule, pattern: re.Pattern[str] | None, tree: LexborHTMLParser) -> str | list[str] | None:
     found: list[str] = []
+    size = 0
     for node in tree.css(rule.css):
         value = _value(rule, node)
         if value is not None and pattern:
@@ -244,6 +245,9 @@ def _find(rule: Rule, pattern: re.Pattern[str] | None, tree: LexborHTMLParser) -
             value = match[1 if pattern.groups else 0] if match else None
         if value is not None:
             found.append(value)
+            size += len(value)
+            if size > MAX_BYTES:  # before it is many times that: nested elements hold one another's text
+                raise ExtractorError(f"more than {MAX_BYTES} characters of {rule.css!r}")
             if not rule.all:
                 break
     return found if rule.all else next(iter(found), None)

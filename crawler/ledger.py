@@ -26,8 +26,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from crawler import urls as url_rules
-from crawler.job import MAX_CHAIN, Job
-from crawler.messages import Admission, Batch, Link, Page, Report, RobotsFile, Target
+from crawler.job import Job
+from crawler.messages import TERMINAL, Admission, Batch, Link, Page, Report, RobotsFile, Target
 from crawler.schema import STATES, frontier, hosts, jobs, leases, metadata, progress, requests, seedings, urls, workers
 
 MAX_BATCH = 50
@@ -42,11 +42,24 @@ BACK_OFF_FIRST, BACK_OFF_MAX = 5.0, 3600.0
 """Seconds a failing host is left alone: the first time, and at most."""
 MAX_HOST_FAILURES = 8
 """Failures in a row (some 20 minutes, with the back-off) after which a host is given up for this job."""
+GIVEN_UP_SECONDS = 86400.0
+"""How long other jobs take that for granted; then they try the host themselves."""
+SUSPICIOUS, MAX_EXPIRIES = 2, 10
+"""Leases of a URL that never came back after which it is leased alone, lest it take others with it, and given up."""
+SEEDING_PATIENCE = 600.0
+"""Seconds without news after which a seeding that was broken off no longer keeps its job open."""
 
 Moves = dict[tuple[int, str], Counter[str]]
 """Changes of the counts: by (job_id, host), by state."""
 RESULT = tuple(name for name in Page.model_fields if name not in ("url", "state"))
 """The columns of a URL that say what its last fetch came to."""
+
+
+_KEPT_OUT = sa.and_(
+    urls.c.state == "excluded",
+    sa.or_(urls.c.reason == "depth", urls.c.reason.startswith("scope:"), urls.c.reason.startswith("trap:")),
+)
+"""What was never asked for, because the way on which it was found led out of the job's limits."""
 
 
 class Ledger:
@@ -85,6 +98,9 @@ class Ledger:
                         definition = sa.schema.CreateColumn(column).compile(dialect=self.engine.dialect)
                         tx.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
             metadata.create_all(tx)
+            for table in metadata.sorted_tables:
+                for index in table.indexes:
+                    index.create(tx, checkfirst=True)
             after = sa.inspect(tx)
             return known != {
                 name: {column["name"] for column in after.get_columns(name)} for name in after.get_table_names()
@@ -100,22 +116,32 @@ class Ledger:
     def admit(self, admission: Admission, now: float) -> int:
         """Take in a piece of a seeding; returns how many URLs were new. A job that was done runs again."""
         with self.transaction() as tx:
-            job_id = self._job_id(tx, admission.job, now)
+            job_id = self._job_id(tx, admission, now)
+            piece = {"chunk": admission.chunk, "chunks": admission.chunks, "arrived_at": now}
             arrived: int = tx.execute(
-                self.insert(seedings)
-                .values(job_id=job_id, seeding=admission.seeding, chunk=admission.chunk, chunks=admission.chunks)
-                .on_conflict_do_nothing()
+                self.insert(seedings).values(job_id=job_id, seeding=admission.seeding, **piece).on_conflict_do_nothing()
             ).rowcount
             if not arrived:
                 return 0
             moves: Moves = defaultdict(Counter)
-            new = self._insert_links(tx, job_id, [Link(url=url, depth=0) for url in admission.urls], moves, now)
+            new = self._insert_links(
+                tx, job_id, [Link(url=url, depth=0, seed=True) for url in admission.urls], moves, now
+            )
             self.apply(tx, moves, now)
+            # Whoever hands over URLs of a host that was given up wants it to be tried again.
+            given_up = [host for _, host in moves if moves[job_id, host]["queued"]]
+            tx.execute(
+                hosts.update()
+                .where(hosts.c.host.in_(given_up), hosts.c.failures >= MAX_HOST_FAILURES)
+                .values(failures=0)
+            )
             return new
 
-    def _job_id(self, tx: Connection, job: Job, now: float) -> int:
+    def _job_id(self, tx: Connection, admission: Admission, now: float) -> int:
+        """The admission's job, made or brought up to its description, and running again if it had ended."""
+        job = admission.job
         spec = job.model_dump_json()
-        before = tx.execute(sa.select(jobs.c.spec).where(jobs.c.name == job.name)).scalar()
+        before = tx.execute(sa.select(jobs).where(jobs.c.name == job.name)).first()
         statement = self.insert(jobs).values(name=job.name, spec=spec, state="running", created_at=now)
         tx.execute(
             statement.on_conflict_do_update(
@@ -123,24 +149,52 @@ class Ledger:
                 set_={
                     "spec": spec,
                     "state": sa.case((jobs.c.state == "done", "running"), else_=jobs.c.state),
-                    "finished_at": None,
+                    "finished_at": sa.case((jobs.c.state == "cancelled", jobs.c.finished_at)),
                 },
                 where=sa.or_(jobs.c.spec != spec, jobs.c.state == "done"),
             )
         )
         job_id = int(tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == job.name)).scalar_one())
-        if before is not None and before != spec:
-            # The latest description counts: with a wider limit the job goes on from where the narrower one stopped it.
-            deepest = MAX_CHAIN if job.depth is None else job.depth
-            held = sa.or_(
-                urls.c.reason.in_(("max_pages reached", "max_pages_per_host reached")),
-                sa.and_(urls.c.reason == "depth", urls.c.depth <= deepest),
-            )
+        if before is not None and before.state == "cancelled":
+            seeding = sa.and_(seedings.c.job_id == job_id, seedings.c.seeding == admission.seeding)
+            if not tx.execute(sa.select(sa.literal(1)).where(seeding).limit(1)).first():  # begun after the order
+                self.resume(tx, job_id, now)
+        if before is not None and before.spec != spec:
+            # The latest description counts: with wider limits the job goes on from where the narrower ones stopped it.
+            held = urls.c.reason.in_(("max_pages reached", "max_pages_per_host reached"))
             self.move(tx, sa.and_(urls.c.job_id == job_id, held), "excluded", "queued", None, now)
+            self._judge_again(tx, job_id, job, now)
         return job_id
 
+    def resume(self, tx: Connection, job_id: int, now: float) -> int:
+        """Let a job run, whatever had stopped it; returns how many URLs are queued again that `cancel` had dropped."""
+        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
+        dropped = sa.and_(urls.c.job_id == job_id, urls.c.reason == "job cancelled")
+        return self.move(tx, dropped, "excluded", "queued", None, now)
+
+    def _judge_again(self, tx: Connection, job_id: int, job: Job, now: float) -> None:
+        """Queue what another description of the job had kept out, and this one does not."""
+        last = ("", "")
+        while True:
+            rows = tx.execute(
+                sa.select(urls.c.host, urls.c.url, urls.c.found_on, urls.c.depth)
+                .where(urls.c.job_id == job_id, _KEPT_OUT, sa.tuple_(urls.c.host, urls.c.url) > sa.tuple_(*last))
+                .order_by(urls.c.host, urls.c.url)
+                .limit(10_000)
+            ).all()
+            if not rows:
+                return
+            last = (rows[-1].host, rows[-1].url)
+            wanted = [row for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
+            moves: Moves = defaultdict(Counter)
+            self._insert_links(
+                tx, job_id, [Link(url=row.url, depth=row.depth, found_on=row.found_on) for row in wanted], moves, now
+            )
+            self.apply(tx, moves, now)
+
     def _insert_links(self, tx: Connection, job_id: int, links: Iterable[Link], moves: Moves, now: float) -> int:
-        """Insert what is new of `links`, noting it in `moves`; returns how many were."""
+        """Insert what is new of `links`, noting it in `moves`; returns how many were. Of those known, what had been
+        kept out on one way and is wanted on another is queued, and what is queued is as near to a seed as any way."""
         rows = {
             link.url: {
                 "host": url_rules.host_of(link.url),
@@ -150,6 +204,7 @@ class Ledger:
                 "depth": link.depth,
                 "hops": link.hops,
                 "sitemap": link.sitemap,
+                "seed": link.seed,
                 "found_on": link.found_on,
             }
             for link in links
@@ -166,7 +221,43 @@ class Ledger:
         for host, state in tx.execute(inserted):
             moves[job_id, host][state] += 1
             new += 1
+        if new < len(ordered) and (wanted := [row for row in ordered if row["state"] == "queued"]):
+            new += self._bring_nearer(tx, job_id, wanted, moves)
         return new
+
+    def _bring_nearer(self, tx: Connection, job_id: int, wanted: list[dict[str, Any]], moves: Moves) -> int:
+        """Queue those of the `wanted` that had been kept out, and let those queued have the shorter way; returns how
+        many were kept out."""
+        way = ("depth", "hops", "sitemap", "seed", "found_on")
+        given = self._relation(wanted, urls.c.host, urls.c.url, *(urls.c[name] for name in way))
+        here = sa.and_(urls.c.job_id == job_id, urls.c.host == given.c.host, urls.c.url == given.c.url)
+        nearer = sa.and_(urls.c.state == "queued", urls.c.depth > given.c.depth)
+        known = tx.execute(
+            sa.select(urls.c.host, urls.c.url, urls.c.state)
+            .join(given, here)
+            .where(sa.or_(_KEPT_OUT, nearer))
+            .order_by(urls.c.host, urls.c.url)
+            .with_for_update(of=urls)
+        ).all()
+        if not known:
+            return 0
+        changed = {(row.host, row.url) for row in known}
+        given = self._relation(
+            [row for row in wanted if (row["host"], row["url"]) in changed],
+            urls.c.host,
+            urls.c.url,
+            *(urls.c[name] for name in way),
+        )
+        tx.execute(
+            urls.update()
+            .where(urls.c.job_id == job_id, urls.c.host == given.c.host, urls.c.url == given.c.url)
+            .values({name: given.c[name] for name in way})
+            .values(state="queued", reason=None)
+        )
+        kept_out = [row for row in known if row.state == "excluded"]
+        for row in kept_out:
+            moves[job_id, row.host].update(excluded=-1, queued=1)
+        return len(kept_out)
 
     def apply(self, tx: Connection, moves: Moves, now: float) -> None:
         """Add the changes of state in `moves` to the counts. The same transaction made the changes themselves."""
@@ -237,7 +328,7 @@ class Ledger:
         job = _job(row.spec)
         away = tx.execute(sa.select(sa.func.count()).where(leases.c.host == host)).scalar_one()
         here = sa.and_(frontier.c.job_id == job_id, frontier.c.host == host)
-        chosen = []
+        chosen: list[Any] = []
         if away < job.connections and row.next_due <= now and row.blocked_at is None:
             chosen = self._choose(tx, job_id, host, job, away)
         if not chosen:
@@ -266,12 +357,13 @@ class Ledger:
             lease=lease,
             job=job,
             host=host,
-            targets=chosen,
+            targets=[Target.model_validate(target._asdict()) for target in chosen],
             expires_at=deadline - LEASE_MARGIN,
             robots=_robots(row.robots),
+            lost_before=any(target.expiries for target in chosen),
         )
 
-    def _choose(self, tx: Connection, job_id: int, host: str, job: Job, away: int) -> list[Target]:
+    def _choose(self, tx: Connection, job_id: int, host: str, job: Job, away: int) -> list[Any]:
         """The URLs of a host's next batch: the shallowest first, as many as time and the job's limits allow."""
         size = min(MAX_BATCH, 1 + int(BATCH_SECONDS / job.delay)) if job.delay else MAX_BATCH
         if job.max_pages is not None:
@@ -281,7 +373,7 @@ class Ledger:
             size = min(size, job.max_pages_per_host - self._spent(tx, of_host))
         if size <= 0:
             return []
-        columns = ("url", "depth", "hops", "sitemap", "etag", "last_modified", "digest")
+        columns = ("url", "depth", "hops", "sitemap", "seed", "etag", "last_modified", "digest", "expiries")
         rows = tx.execute(
             sa.select(*(urls.c[name] for name in columns))
             .where(urls.c.job_id == job_id, urls.c.host == host, urls.c.state == "queued")
@@ -295,7 +387,7 @@ class Ledger:
             if self._shallower_open(tx, job_id, host, job, away, level):
                 return []
             rows = [row for row in rows if row.depth == level]
-        return [Target.model_validate(row._asdict()) for row in rows]
+        return [row for row in rows if row.expiries < SUSPICIOUS] or list(rows[:1])
 
     def _spent(self, tx: Connection, where: sa.ColumnElement[bool]) -> int:
         """Pages done and perhaps about to be: what counts against a limit."""
@@ -321,7 +413,10 @@ class Ledger:
         with self.transaction() as tx:
             job_id, spec = tx.execute(sa.select(jobs.c.job_id, jobs.c.spec).where(jobs.c.name == report.job)).one()
             moves: Moves = defaultdict(Counter)
-            done = self._finish_urls(tx, job_id, report, _job(spec), moves[job_id, report.host])
+            moved = moves[job_id, report.host]
+            done = self._finish_urls(tx, job_id, report, _job(spec), moved, now)
+            if report.redelivered:
+                self._lose(tx, report.lease, "its worker was lost", moved, now)
             self._insert_links(tx, job_id, report.links, moves, now)
             held = tx.execute(leases.delete().where(leases.c.lease == report.lease)).rowcount
             self.apply(tx, moves, now)
@@ -339,7 +434,9 @@ class Ledger:
                 )
             return done
 
-    def _finish_urls(self, tx: Connection, job_id: int, report: Report, job: Job, moved: Counter[str]) -> int:
+    def _finish_urls(
+        self, tx: Connection, job_id: int, report: Report, job: Job, moved: Counter[str], now: float
+    ) -> int:
         """Give every URL of the report its new state; returns how many pages became done."""
         named = [page.url for page in report.pages] + [retry.url for retry in report.retries] + report.unfetched
         of_host = sa.and_(urls.c.job_id == job_id, urls.c.host == report.host)
@@ -353,6 +450,7 @@ class Ledger:
             )
         }
         results: list[dict[str, Any]] = []
+        retried: list[dict[str, Any]] = []
         returned: list[dict[str, Any]] = []
 
         def move(rows: list[dict[str, Any]], url: str, state: str, attempts: int, **columns: Any) -> None:
@@ -360,8 +458,10 @@ class Ledger:
             moved[state] += 1
             rows.append({"url": url, "state": state, "attempts": attempts, **columns})
 
+        limited = job.max_pages is not None or job.max_pages_per_host is not None
         for page in report.pages:
-            if page.url in opened:
+            # A late result of a URL that is back in the queue could be one page more than a limit allows.
+            if page.url in opened and not (limited and opened[page.url].state == "queued"):
                 result = page.model_dump(exclude={"url", "state"})
                 if result["fields"] is not None:
                     result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
@@ -370,8 +470,8 @@ class Ledger:
             if retry.url in opened and opened[retry.url].lease == report.lease:
                 attempts = opened[retry.url].attempts + 1
                 state = "failed" if attempts >= job.max_attempts else "queued"
-                move(returned, retry.url, state, attempts, reason=retry.reason)
-        for url in report.unfetched:
+                move(retried, retry.url, state, attempts, reason=retry.reason, fetched_at=now)
+        for url in () if report.redelivered else report.unfetched:
             if url in opened and opened[url].lease == report.lease:
                 move(returned, url, "queued", opened[url].attempts, reason=None)
         # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
@@ -379,6 +479,7 @@ class Ledger:
         self._update_urls(
             tx, of_host, [row for row in results if not row["digest"]], report, ("reason", "status", "fetched_at")
         )
+        self._update_urls(tx, of_host, retried, report, ("reason", "fetched_at"))
         self._update_urls(tx, of_host, returned, report, ("reason",))
         return sum(row["state"] == "done" for row in results)
 
@@ -411,7 +512,8 @@ class Ledger:
             robots = json.dumps({origin: file.model_dump() for origin, file in known.items()})
         failures, failure, rest = 0, None, report.delay
         if report.back_off:
-            failures, failure = host.failures + 1, report.back_off.reason
+            # A host that gave pages before it asked for a rest is not dead.
+            failures, failure = 1 if report.pages else host.failures + 1, report.back_off.reason
             asked = report.back_off.seconds
             rest = max(back_off(failures) if asked is None else asked, report.delay)
         elif not report.pages:  # nothing was tried: nothing was learned
@@ -428,8 +530,9 @@ class Ledger:
     def _log_requests(self, tx: Connection, job_id: int, report: Report) -> None:
         if not report.requests:
             return
-        rows = [request.model_dump() for request in report.requests]
-        common = {"host": report.host, "job_id": job_id, "worker": report.worker, "release": report.release}
+        # Mostly the report's own host; another's where its robots.txt redirects to one.
+        rows = [{"host": url_rules.host_of(request.url), **request.model_dump()} for request in report.requests]
+        common = {"job_id": job_id, "worker": report.worker, "release": report.release}
         tx.execute(self._insert_rows(requests, rows, **common).on_conflict_do_nothing())
 
     # --- housekeeping ---------------------------------------------------------------------------------------------
@@ -472,7 +575,7 @@ class Ledger:
             counts = self.counts(tx, job_id)
         if counts["queued"] and state == "done":
             tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
-        elif state == "running" and not (counts["queued"] or counts["leased"]) and self._all_seeds_in(tx, job_id):
+        elif state == "running" and not (counts["queued"] or counts["leased"]) and self._all_seeds_in(tx, job_id, now):
             self._note_progress(tx, job_id, counts["done"], now)
             tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="done", finished_at=now))
 
@@ -501,30 +604,55 @@ class Ledger:
         ).all()
         moves: Moves = defaultdict(Counter)
         for row in expired:
-            returned = tx.execute(
-                urls.update()
-                .where(urls.c.lease == row.lease, urls.c.state == "leased")
-                .values(state="queued", lease=None, reason="lease expired")
-            ).rowcount
-            moves[row.job_id, row.host].update(queued=returned, leased=-returned)
+            self._lose(tx, row.lease, "lease expired", moves[row.job_id, row.host], now)
             tx.execute(leases.delete().where(leases.c.lease == row.lease))
             tx.execute(frontier.update().where(frontier.c.host == row.host).values(next_due=now))
         self.apply(tx, moves, now)
 
+    def _lose(self, tx: Connection, lease: str, reason: str, moved: Counter[str], now: float) -> None:
+        """Queue the URLs again of a lease that will not come back; those lost too often have failed."""
+        often = urls.c.expiries + 1 >= MAX_EXPIRIES
+        lost = (
+            urls.update()
+            .where(urls.c.lease == lease, urls.c.state == "leased")
+            .values(
+                state=sa.case((often, "failed"), else_="queued"),
+                reason=sa.case((often, f"{reason}, {MAX_EXPIRIES} times"), else_=reason),
+                fetched_at=sa.case((often, now), else_=urls.c.fetched_at),
+                expiries=urls.c.expiries + 1,
+                lease=None,
+            )
+            .returning(urls.c.state)
+        )
+        for (state,) in tx.execute(lost):
+            moved["leased"] -= 1
+            moved[state] += 1
+
     def _revisit(self, tx: Connection, job_id: int, interval: float, now: float) -> None:
-        """Queue the pages again whose last visit is `interval` seconds old."""
-        stale = sa.and_(urls.c.job_id == job_id, urls.c.state == "done", urls.c.fetched_at <= now - interval)
-        self.move(tx, stale, "done", "queued", None, now, attempts=0)
+        """Queue again what was last asked for `interval` seconds ago: pages, and what was none then."""
+        for state in TERMINAL:
+            self.move(
+                tx,
+                sa.and_(urls.c.job_id == job_id, urls.c.fetched_at <= now - interval),
+                state,
+                "queued",
+                None,
+                now,
+                attempts=0,
+                expiries=0,
+            )
 
     def _give_up_hosts(self, tx: Connection, job_id: int, job: Job, now: float) -> None:
         """Drop what is queued for hosts that are dead, blocked, or have given all the pages the job wants."""
         full = frontier.c.done >= job.max_pages_per_host if job.max_pages_per_host is not None else sa.false()
+        # Its next turn was set by its last failure.
+        dead = sa.and_(hosts.c.failures >= MAX_HOST_FAILURES, hosts.c.next_due > now - GIVEN_UP_SECONDS)
         given_up = tx.execute(
             sa.select(hosts.c.host, hosts.c.failure, hosts.c.failures, hosts.c.blocked_at)
             .join(frontier, sa.and_(frontier.c.host == hosts.c.host, frontier.c.job_id == job_id))
             .where(
                 frontier.c.queued > 0,
-                sa.or_(hosts.c.failures >= MAX_HOST_FAILURES, hosts.c.blocked_at.is_not(None), full),
+                sa.or_(dead, hosts.c.blocked_at.is_not(None), full),
             )
             .order_by(hosts.c.host)
         ).all()
@@ -539,7 +667,9 @@ class Ledger:
 
     def drop_queued(self, tx: Connection, which: sa.ColumnElement[bool], state: str, reason: str, now: float) -> int:
         """Finish what is queued among `which` unfetched; returns how many URLs that were."""
-        return self.move(tx, which, "queued", state, reason, now)
+        # A page that was due for another visit has had it: the next one is as far away as ever.
+        looked_at = sa.case((urls.c.fetched_at.is_not(None), now))
+        return self.move(tx, which, "queued", state, reason, now, fetched_at=looked_at)
 
     def move(
         self,
@@ -566,13 +696,14 @@ class Ledger:
         self.apply(tx, moves, now)
         return number
 
-    def _all_seeds_in(self, tx: Connection, job_id: int) -> bool:
+    def _all_seeds_in(self, tx: Connection, job_id: int, now: float) -> bool:
         pieces = tx.execute(
-            sa.select(sa.func.count(), sa.func.max(seedings.c.chunks))
+            sa.select(sa.func.count(), sa.func.max(seedings.c.chunks), sa.func.max(seedings.c.arrived_at))
             .where(seedings.c.job_id == job_id)
             .group_by(seedings.c.seeding)
         ).all()
-        return all(expected is not None and arrived == expected for arrived, expected in pieces)
+        recent = now - SEEDING_PATIENCE
+        return all(arrived == expected or (latest or 0) < recent for arrived, expected, latest in pieces)
 
     # --- counts ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ All three are JSON. A field that is added later gets a default, so that old and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel
@@ -43,6 +44,8 @@ class Target(BaseModel):
     hops: int = 0
     """Redirects that led here."""
     sitemap: bool = False
+    seed: bool = False
+    """Handed over from outside, or what such a URL redirects to: it has the right to name a new host."""
     etag: str | None = None
     last_modified: str | None = None
     digest: str | None = None
@@ -59,6 +62,8 @@ class Batch(BaseModel):
     """Seconds since the epoch after which nothing of this batch may be fetched: the frontier leases it anew."""
     robots: dict[str, RobotsFile] = {}
     """By origin."""
+    lost_before: bool = False
+    """An earlier lease of one of these URLs ran out: its links may be lost as well."""
 
 
 class Request(BaseModel):
@@ -109,6 +114,7 @@ class Link(BaseModel):
     found_on: str | None = None
     hops: int = 0
     sitemap: bool = False
+    seed: bool = False
     excluded: str | None = None
     """Why it is not followed; None: to be crawled."""
 
@@ -146,6 +152,32 @@ class Report(BaseModel):
     robots: dict[str, RobotsFile] = {}
     """Only what was fetched anew."""
     back_off: BackOff | None = None
+    redelivered: bool = False
+    """The batch had been at another worker, which was lost with it: nothing was fetched."""
+
+    def parts(self, size: int) -> Iterator[Report]:
+        """This report, after reports of links alone that take what is above `size` characters of links: brokers refuse
+        messages of many megabytes."""
+        part: list[Link] = []
+        room = size
+        for link in self.links:
+            room -= len(link.url) + len(link.found_on or "") + 60
+            if room < 0 and part:
+                yield self.model_copy(update={**_LINKS_ALONE, "links": part})
+                part, room = [], size
+            part.append(link)
+        yield self.model_copy(update={"links": part})
+
+
+_LINKS_ALONE: dict[str, Any] = {
+    "lease": "",
+    "requests": [],
+    "pages": [],
+    "retries": [],
+    "unfetched": [],
+    "robots": {},
+    "back_off": None,
+}
 
 
 class Admission(BaseModel):

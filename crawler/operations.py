@@ -116,6 +116,7 @@ def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
 
 def audit(ledger: Ledger, host: str) -> dict[str, Any]:
     """Every request made to `host`, oldest first, streamed as "requests", after what is known of the host."""
+    host = _host(host)
     with ledger.transaction() as tx:
         known = tx.execute(sa.select(hosts).where(hosts.c.host == host)).mappings().first()
         if known is None:
@@ -147,6 +148,7 @@ def pages(ledger: Ledger, job: str, where: Sequence[sa.ColumnElement[bool]] = ()
 
 def block(ledger: Ledger, host: str, now: float) -> int:
     """Never ask `host` again, in any job, until unblocked; returns how many URLs were dropped."""
+    host = _host(host)
     with ledger.transaction() as tx:
         statement = ledger.insert(hosts).values(host=host, next_due=now, blocked_at=now)
         tx.execute(statement.on_conflict_do_update(index_elements=["host"], set_={"blocked_at": now}))
@@ -155,6 +157,7 @@ def block(ledger: Ledger, host: str, now: float) -> int:
 
 def unblock(ledger: Ledger, host: str, now: float) -> int:
     """Undo `block`; returns how many URLs are queued again."""
+    host = _host(host)
     with ledger.transaction() as tx:
         if not tx.execute(hosts.update().where(hosts.c.host == host).values(blocked_at=None)).rowcount:
             raise UnknownError(f"{host}: unknown, so not blocked.")
@@ -167,13 +170,12 @@ def set_state(ledger: Ledger, job: str, state: str, now: float) -> int:
     again because they had been dropped so (running)."""
     with ledger.transaction() as tx:
         job_id = _job_id(tx, job)
+        if state == "running":
+            return ledger.resume(tx, job_id, now)
         finished = now if state == "cancelled" else None
         tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=finished))
-        of_job = urls.c.job_id == job_id
         if state == "cancelled":
-            return ledger.drop_queued(tx, of_job, "excluded", "job cancelled", now)
-        if state == "running":
-            return _queue_again(ledger, tx, sa.and_(of_job, urls.c.reason == "job cancelled"), "excluded", now)
+            return ledger.drop_queued(tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
         return 0
 
 
@@ -188,12 +190,13 @@ def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:
         if again:
             dead = sa.select(frontier.c.host).where(frontier.c.job_id == job_id)
             tx.execute(hosts.update().where(hosts.c.host.in_(dead)).values(failures=0))
-            tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
+            ended = sa.and_(jobs.c.job_id == job_id, jobs.c.state.in_(("done", "cancelled")))
+            tx.execute(jobs.update().where(ended).values(state="running", finished_at=None))
         return again
 
 
 def _queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
-    again = ledger.move(tx, which, state, "queued", None, now, attempts=0)
+    again = ledger.move(tx, which, state, "queued", None, now, attempts=0, expiries=0)
     reopened = sa.select(frontier.c.job_id).where(frontier.c.queued > 0)
     done = sa.and_(jobs.c.state == "done", jobs.c.job_id.in_(reopened))
     tx.execute(jobs.update().where(done).values(state="running", finished_at=None))
@@ -205,6 +208,11 @@ def job_named(ledger: Ledger, name: str) -> Job:
     with ledger.transaction() as tx:
         spec = tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == _job_id(tx, name))).scalar_one()
     return Job.model_validate_json(spec)
+
+
+def _host(given: str) -> str:
+    """A host as URLs have it, of what a person wrote: a host or a URL. Raises urls.InvalidURLError."""
+    return url_rules.host_of(url_rules.normalise(given if "://" in given else f"http://{given}/"))
 
 
 def _job_id(tx: Connection, name: str) -> int:

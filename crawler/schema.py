@@ -31,6 +31,7 @@ seedings = sa.Table(
     sa.Column("seeding", sa.Text, primary_key=True),
     sa.Column("chunk", sa.Integer, primary_key=True),
     sa.Column("chunks", sa.Integer),  # in the last piece: how many there are
+    sa.Column("arrived_at", sa.Float(53)),
 )
 
 urls = sa.Table(
@@ -41,9 +42,11 @@ urls = sa.Table(
     sa.Column("url", sa.Text, primary_key=True),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("sitemap", sa.Boolean, nullable=False, server_default=sa.false()),  # a list of URLs, not a page
+    sa.Column("seed", sa.Boolean, nullable=False, server_default=sa.false()),  # see messages.Target
     sa.Column("depth", sa.Integer, nullable=False),
     sa.Column("hops", sa.Integer, nullable=False, server_default="0"),  # redirects that led here
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("expiries", sa.Integer, nullable=False, server_default="0"),  # leases that never came back
     sa.Column("found_on", sa.Text),
     sa.Column("discovered_at", sa.Float(53), nullable=False),
     sa.Column("lease", sa.Text),
@@ -77,6 +80,9 @@ sa.Index(
     postgresql_where=_queued,
     sqlite_where=_queued,
 )
+# Whether a level is whole, for jobs that go level by level over many hosts.
+_open = urls.c.state.in_(("queued", "leased"))
+sa.Index("urls_open", urls.c.job_id, urls.c.depth, postgresql_where=_open, sqlite_where=_open)
 sa.Index("urls_leased", urls.c.lease, postgresql_where=_leased, sqlite_where=_leased)
 
 leases = sa.Table(

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import service, settings
 from crawler.app import FETCH, app
-from crawler.archive import Archive
+from crawler.archive import FLOOR_BYTES, Archive
 from crawler.batch import Seen, UnderWay, fetch_batch
 from crawler.fetch import Client
 from crawler.ledger import Ledger
@@ -25,17 +25,21 @@ log = get_task_logger(__name__)
 _seen = Seen()
 """What this process has sent, if a worker, or written, if a recorder."""
 _under_way = UnderWay()
+LINKS_SIZE = 2_000_000
+"""Characters of links in a message at most."""
 DATABASE_PATIENCE = 120.0
 """Seconds a recorder waits for a database that is away before it hands its message back to the broker."""
+NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; collect.yml -e delete=yes makes room"
 
 
 @app.task(name="pulse")
 def pulse() -> None:
     """See service.py."""
     service.alive()
-    if _archive.cache_info().currsize:  # a worker, not a recorder
+    if service.node_name().startswith("worker-"):  # not a recorder
+        service.release_memory()
         _archive().tidy()
-        service.take_work(FETCH, _archive().has_room(), "the disk has no more free space than its floor")
+        service.take_work(FETCH, _archive().has_room(), NO_ROOM)
 
 
 @app.task(name="recall")
@@ -65,7 +69,8 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
             seen=_seen,
             archive=_archive(),
         )
-    app.send_task("record", args=[report.model_dump(exclude_defaults=True)])
+    for part in report.parts(LINKS_SIZE):
+        app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
     _seen.add(report.job, report.links)
     log.info(
         "%s: %d fetched, %d to retry, %d returned%s",

@@ -68,6 +68,28 @@ def test_destroying_without_saying_so(tmp_path: Path) -> None:
     assert "-e confirm=yes" in play(tmp_path, ONE_HOST, "playbooks/destroy.yml")
 
 
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ("delete=maybe", "playbooks/collect.yml -e delete=yes"),
+        ("delete=", "playbooks/collect.yml -e delete=yes"),
+        ("to=warc", f"playbooks/collect.yml -e to={ROOT}/warc"),
+        ("to=", f"playbooks/collect.yml -e to={ROOT}/"),
+    ],
+)
+def test_collecting_to_nowhere_or_with_half_a_wish(tmp_path: Path, given: str, remedy: str) -> None:
+    said = play(tmp_path, ONE_HOST, "playbooks/collect.yml", given)
+    assert f"{given} is n" in said
+    assert remedy in said
+
+
+@pytest.mark.skipif(Path("/usr/local/sbin/crawler-units").exists(), reason="the crawler is on this machine")
+def test_collecting_from_a_host_never_deployed_to(tmp_path: Path) -> None:
+    said = play(tmp_path, ONE_HOST, "playbooks/collect.yml")
+    assert "The crawler is not on h yet" in said
+    assert "ansible-playbook deploy.yml" in said
+
+
 @pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this machine runs systemd")
 def test_a_host_without_systemd(tmp_path: Path) -> None:
     said = play(tmp_path, ONE_HOST, "deploy.yml", "crawler_contact=you@example.org")

@@ -209,7 +209,10 @@ def test_a_job_is_done_when_all_pieces_arrived_and_nothing_is_open(ledger: Ledge
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.sampled_from(["admit", "lease", "record", "repeat", "lose", "return", "tidy"]), max_size=25), st.data()
+    st.lists(
+        st.sampled_from(["admit", "lease", "record", "repeat", "lose", "return", "redeliver", "tidy"]), max_size=25
+    ),
+    st.data(),
 )
 def test_conservation_whatever_happens_in_whatever_order(events: list[str], data: st.DataObject) -> None:
     """Every discovered URL is in exactly one state, and the kept counts are the true ones, after any event."""
@@ -232,6 +235,8 @@ def test_conservation_whatever_happens_in_whatever_order(events: list[str], data
             batch = away.pop(data.draw(st.integers(0, len(away) - 1)))
             urls = [target.url for target in batch.targets]
             result = report(batch, links=links)
+            if event == "redeliver":
+                result = report(batch, pages=[], unfetched=urls, redelivered=True)
             if event == "return":
                 result = report(batch, pages=[], unfetched=urls[1:], retries=[Retry(url=urls[0], reason="x")])
             if event != "lose":
@@ -305,6 +310,154 @@ def test_recrawl_visits_again_with_what_is_known(ledger: Ledger) -> None:
     (row,) = operations.pages(ledger, "j")
     assert (row["title"], row["etag"], row["status"], row["reason"]) == ("A", '"1"', 304, "not modified")
     assert counts(ledger) == {"done": 1}
+
+
+def test_recrawl_visits_what_was_no_page_as_well(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", "/b", "/c", recrawl="1h", max_attempts=1), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    pages = [
+        Page(url=SITE + "/a", state="failed", fetched_at=1, status=404, reason="HTTP 404"),
+        Page(url=SITE + "/b", state="excluded", fetched_at=1, status=302, reason="redirect to"),
+    ]
+    ledger.record(report(batch, pages=pages, retries=[Retry(url=SITE + "/c", reason="HTTP 500")]), now=2)
+    ledger.tidy(3)
+    assert counts(ledger, 3) == {"failed": 2, "excluded": 1}
+    ledger.tidy(3700)
+    (batch,) = ledger.lease(1, now=3700)
+    assert len(batch.targets) == 3
+
+
+def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> None:
+    ledger.admit(admission("/"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    out, nearer = "scope: other host", Link(url=SITE + "/near", depth=5)
+    links = [Link(url="http://b.test/x", depth=1, excluded=out), Link(url=SITE + "/y", depth=9, excluded="depth")]
+    ledger.record(report(batch).model_copy(update={"links": [*links, nearer]}), now=1)
+    assert counts(ledger) == {"done": 1, "queued": 1, "excluded": 2}
+    (batch,) = ledger.lease(1, now=10)
+    found = [
+        Link(url="http://b.test/x", depth=1, found_on="http://b.test/"),
+        Link(url=SITE + "/y", depth=9, excluded="depth"),
+        Link(url=SITE + "/", depth=1),
+    ]
+    ledger.record(report(batch, pages=[], unfetched=[nearer.url]).model_copy(update={"links": found}), now=11)
+    assert counts(ledger) == {"done": 1, "queued": 2, "excluded": 1}
+    assert ledger.admit(admission("/y", "/near", seeding="by hand"), now=12) == 1
+    assert counts(ledger) == {"done": 1, "queued": 3}
+    batches = ledger.lease(5, now=100)
+    assert {(target.url, target.depth, target.seed) for batch in batches for target in batch.targets} == {
+        ("http://b.test/x", 1, False),
+        (SITE + "/y", 0, True),
+        (nearer.url, 0, True),
+    }
+
+
+def test_a_wider_scope_brings_in_what_the_narrower_one_kept_out(ledger: Ledger) -> None:
+    ledger.admit(admission("/"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    links = [
+        Link(url=f"http://b.test/{number}", depth=1, found_on=SITE + "/", excluded="scope: other host")
+        for number in range(3)
+    ]
+    ledger.record(report(batch).model_copy(update={"links": links}), now=1)
+    ledger.tidy(2)
+    wider = {"kind": "any", "deny": ("/2$",)}
+    ledger.admit(admission("/", seeding="again", scope=wider), now=3)
+    assert counts(ledger) == {"done": 1, "queued": 2, "excluded": 1}
+
+
+def test_a_url_that_is_lost_again_and_again_is_isolated_and_given_up(ledger: Ledger) -> None:
+    ledger.admit(admission("/bad", "/good", delay=0), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    assert not batch.lost_before
+    now = 0.0
+    for _ in range(ledger_module.SUSPICIOUS):
+        now += 700
+        ledger.tidy(now)
+        (batch,) = ledger.lease(1, now)
+        assert batch.lost_before
+    assert [target.url for target in batch.targets] == [SITE + "/bad"]  # alone, though it was not alone to blame
+    ledger.record(report(batch, pages=[], unfetched=[SITE + "/bad"]), now)
+    for _ in range(ledger_module.MAX_EXPIRIES):
+        now += 1
+        for batch in ledger.lease(1, now):
+            (target,) = batch.targets
+            if target.url == SITE + "/good":
+                ledger.record(report(batch), now)
+            else:
+                ledger.record(report(batch, pages=[], unfetched=[target.url], redelivered=True), now)
+                ledger.record(report(batch, pages=[], unfetched=[target.url], redelivered=True), now)  # twice
+    ledger.tidy(now)
+    assert counts(ledger, now) == {"done": 1, "failed": 1}
+
+
+def test_late_reports_do_not_break_the_limit(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", "/b", "/c", "/d", max_pages=2, delay=0), now=0)
+    (first,) = ledger.lease(1, now=0)
+    ledger.tidy(700)
+    (second,) = ledger.lease(1, now=700)
+    ledger.record(report(second), now=701)
+    ledger.record(report(first), now=702)
+    ledger.tidy(703)
+    assert counts(ledger, 703) == {"done": 2, "excluded": 2}
+
+
+def test_a_host_that_gives_pages_is_not_dead(ledger: Ledger) -> None:
+    ledger.admit(admission(*(f"/{number}" for number in range(40)), delay=0, max_attempts=20), now=0)
+    now = 0.0
+    for _ in range(2 * ledger_module.MAX_HOST_FAILURES):
+        now += 10_000
+        (batch,) = ledger.lease(1, now)
+        first, second, *rest = (target.url for target in batch.targets)
+        limited = report(batch, unfetched=rest, back_off=BackOff(reason="HTTP 429"))
+        limited.pages, limited.retries = limited.pages[:1], [Retry(url=second, reason="HTTP 429")]
+        ledger.record(limited, now)
+        ledger.tidy(now)
+    assert counts(ledger, now) == {"done": 16, "queued": 24}
+    assert first
+
+
+def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", max_attempts=20), now=0)
+    now = 0.0
+    while batches := ledger.lease(1, now):
+        failed = [Retry(url=SITE + "/a", reason="refused")]
+        ledger.record(report(batches[0], pages=[], retries=failed, back_off=BackOff(reason="refused")), now)
+        ledger.tidy(now)
+        now += 10_000
+    assert counts(ledger, now) == {"failed": 1}
+
+    ledger.admit(Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
+    (batch,) = ledger.lease(1, now)
+    found = report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]})
+    ledger.record(found, now)
+    ledger.tidy(now + 1)
+    assert ledger.lease(1, now + 10) == []  # it was dead an hour ago
+
+    ledger.admit(Admission(job=Job(name="asked"), seeding="a", chunk=0, chunks=1, urls=[SITE + "/c"]), now)
+    ledger.tidy(now + 2)
+    assert len(ledger.lease(1, now + 10)) == 1  # but somebody wants to know
+
+
+def test_a_seeding_that_was_broken_off_does_not_keep_its_job_open(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", last=False), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    ledger.record(report(batch), now=1)
+    ledger.tidy(2)
+    assert operations.status(ledger, 2)[0]["state"] == "running"
+    ledger.tidy(ledger_module.SEEDING_PATIENCE + 1)
+    assert operations.status(ledger, 2)[0]["state"] == "done"
+
+
+def test_urls_for_a_cancelled_job_let_it_go_on_unless_they_were_under_way(ledger: Ledger) -> None:
+    ledger.admit(admission("/a", last=False), now=0)
+    operations.set_state(ledger, "j", "cancelled", now=1)
+    ledger.admit(admission("/b", chunk=1), now=2)
+    ledger.tidy(3)
+    assert counts(ledger, 3) == {"excluded": 2}
+    ledger.admit(admission("/c", seeding="later"), now=4)
+    ledger.tidy(5)
+    assert counts(ledger, 5) == {"queued": 3}
 
 
 def test_an_older_schema_grows(ledger: Ledger) -> None:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -205,8 +206,21 @@ def test_each_job_has_files_of_its_own_and_names_do_not_clash(tmp_path: Path) ->
         archive.close()
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == 8
-    assert names[1] == "CrawlerFleet-one-20260921T141320Z-host1-worker_1_host1-00000.warc.gz"
+    assert re.fullmatch("CrawlerFleet-one-20260921T141320Z-host1-worker_1_host1-[0-9a-f]{8}-00000.warc.gz", names[1])
     assert sum("-two.x_y-" in name for name in names) == 4
+
+
+def test_the_name_of_a_file_that_was_collected_and_deleted_is_never_given_again(tmp_path: Path) -> None:
+    """Not even by a process that starts again after the clock was set back: at home it would replace another file."""
+    names: list[str] = []
+    for _ in range(5):
+        archive = opened(tmp_path, now=lambda: 1_790_000_000.0)
+        archive.write("j", response(), REQUEST)
+        archive.close()
+        (path,) = tmp_path.iterdir()
+        names.append(path.name)
+        path.unlink()
+    assert len(set(names)) == 5
 
 
 def test_the_longest_names_still_make_a_file(tmp_path: Path) -> None:

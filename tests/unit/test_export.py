@@ -205,7 +205,8 @@ def filled(ledger: Ledger) -> Ledger:
             known = {name: value for name, value in row.items() if name in columns}
             tx.execute(
                 schema.urls.insert().values(
-                    {**columns, "job_id": 1, "sitemap": False, "hops": 0, "attempts": 0, **known}
+                    {**columns, "job_id": 1, "sitemap": False, "seed": False, "hops": 0, "attempts": 0, "expiries": 0}
+                    | known
                 )
             )
     return ledger

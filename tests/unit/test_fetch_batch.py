@@ -15,11 +15,12 @@ import gevent
 import pytest
 from website import HTML, Answer, Site
 
-from crawler import settings
+from crawler import batch as batch_module
+from crawler import parse, settings
 from crawler.batch import Seen, UnderWay, fetch_batch
 from crawler.fetch import Client
 from crawler.job import Job
-from crawler.messages import Batch, Link, Report, RobotsFile, Target
+from crawler.messages import BackOff, Batch, Link, Report, RobotsFile, Target
 
 
 def crawl(
@@ -82,10 +83,14 @@ def test_crawl_delay_wins_if_longer(site: Site) -> None:
     assert report.delay == 0.3
 
 
-def test_a_redelivered_batch_waits_first(site: Site) -> None:
-    began = time.time()
-    crawl(site, "/", delay=0.3, redelivered=True)
-    assert site.requests[0].at - began >= 0.3
+def test_a_redelivered_batch_goes_back_unfetched(site: Site) -> None:
+    site.tree(3)
+    known = {site.url: RobotsFile(fetched_at=time.time(), status=200, body="User-agent: *\nCrawl-delay: 3")}
+    report = crawl(site, "/", "/1", redelivered=True, known=known)
+    assert site.paths == []
+    assert report.redelivered
+    assert report.unfetched == [f"{site.url}/", f"{site.url}/1"]
+    assert report.delay == 3  # its first worker may have asked a moment ago
 
 
 def test_robots_txt_is_obeyed_and_kept(site: Site) -> None:
@@ -110,7 +115,24 @@ def test_robots_txt_that_fails_rests_the_host(site: Site) -> None:
     report = crawl(site, "/", "/1")
     assert report.unfetched == [f"{site.url}/", f"{site.url}/1"]
     assert report.back_off is not None
-    assert report.back_off.reason == "robots.txt unreachable"
+    assert report.back_off.reason == "robots.txt: HTTP 500"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_robots_txt_may_ask_for_a_rest(site: Site, status: int) -> None:
+    site.pages["/robots.txt"] = Answer(status=status, headers={"Retry-After": "3600"})
+    report = crawl(site, "/")
+    assert report.unfetched == [f"{site.url}/"]
+    assert report.back_off == BackOff(reason=f"robots.txt: HTTP {status}", seconds=3600)
+
+
+def test_robots_txt_redirects_keep_the_delay(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer("", 301, {"Location": "/r2"})
+    site.pages["/r2"] = Answer("", 301, {"Location": "/r3"})
+    site.tree(1)
+    crawl(site, "/", delay=0.2)
+    assert site.paths == ["/robots.txt", "/r2", "/r3", "/"]
+    assert min(later.at - earlier.at for earlier, later in itertools.pairwise(site.requests)) >= 0.2
 
 
 def test_robots_txt_redirects_are_followed(site: Site) -> None:
@@ -362,6 +384,90 @@ def test_a_recalled_batch_does_not_wait_for_the_delay(site: Site) -> None:
         assert time.monotonic() - began < 5
     assert [page.url for page in report.pages] == []
     assert report.unfetched == [f"{site.url}/", f"{site.url}/1"]
+
+
+def test_an_error_of_our_own_costs_one_url(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.tree(3)
+    read = parse.parse
+
+    def broken(text: str, url: str, *more: Any) -> parse.Document:
+        if url.endswith("/1"):
+            raise RuntimeError("unforeseen")
+        return read(text, url, *more)
+
+    monkeypatch.setattr(parse, "parse", broken)
+    report = crawl(site, "/", "/1", "/2")
+    assert [(page.state, page.reason) for page in report.pages] == [
+        ("done", None),
+        ("failed", "error in the crawler: RuntimeError: unforeseen"),
+        ("done", None),
+    ]
+
+
+def test_the_better_of_two_sightings_counts(site: Site) -> None:
+    site.pages["/"] = Answer('<a href="/x">x</a>')
+    site.pages["/r"] = Answer("", 302, {"Location": "/x"})
+    (link,) = crawl(site, "/", "/r", depth=0).links
+    assert (link.depth, link.excluded) == (0, None)
+    (link,) = crawl(site, "/r", "/", depth=0).links
+    assert (link.depth, link.excluded) == (0, None)
+
+
+def test_a_sitemap_that_moved_is_still_a_sitemap(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer(f"Sitemap: {site.url}/sitemap.xml")
+    site.pages["/sitemap.xml"] = Answer("", 301, {"Location": "/wp-sitemap.xml"})
+    target = Target(url=f"{site.url}/sitemap.xml", depth=0, sitemap=True)
+    batch = Batch(lease="l", job=Job(name="t", delay=0), host=site.host, targets=[target], expires_at=time.time() + 60)
+    with Client("x") as client:
+        (link,) = fetch_batch(batch, client, threading.Event(), worker="t").links
+    assert (link.url, link.sitemap, link.excluded) == (f"{site.url}/wp-sitemap.xml", True, None)
+
+
+def test_only_seeds_may_redirect_to_a_new_host(site: Site) -> None:
+    site.pages["/"] = Answer("", 301, {"Location": "http://www.other.test/"})
+    for seed, excluded in ((True, None), (False, "scope: other host")):
+        target = Target(url=f"{site.url}/", depth=0, seed=seed)
+        batch = Batch(
+            lease="l", job=Job(name="t", delay=0), host=site.host, targets=[target], expires_at=time.time() + 60
+        )
+        with Client("x") as client:
+            (link,) = fetch_batch(batch, client, threading.Event(), worker="t").links
+        assert (link.excluded, link.seed) == (excluded, seed)
+
+
+def test_a_flood_of_links_ends_the_batch(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "MAX_LINKS_SIZE", 30_000)
+    for path in ("/", "/1", "/2"):
+        site.pages[path] = Answer("".join(f"<a href='{path}/{number}'>x</a>" for number in range(150)))
+    report = crawl(site, "/", "/1", "/2")
+    assert [page.url for page in report.pages] == [f"{site.url}/", f"{site.url}/1"]
+    assert report.unfetched == [f"{site.url}/2"]
+    parts = list(report.parts(5_000))
+    assert len(parts) > 2
+    assert [link for part in parts for link in part.links] == report.links
+    assert [(part.lease, part.pages, part.unfetched, part.requests) for part in parts[:-1]] == [("", [], [], [])] * (
+        len(parts) - 1
+    )
+    assert parts[-1].model_copy(update={"links": report.links}) == report
+    assert max(len(part.model_dump_json()) for part in parts[:-1]) < 10_000
+
+
+def test_links_are_all_reported_again_when_a_report_may_have_been_lost(site: Site) -> None:
+    site.tree(3)
+    seen = Seen()
+    for lost_before, links in ((False, 3), (False, 0), (True, 3)):
+        batch = Batch(
+            lease="l",
+            job=Job(name="t", delay=0),
+            host=site.host,
+            targets=[Target(url=f"{site.url}/", depth=0)],
+            expires_at=time.time() + 60,
+            lost_before=lost_before,
+        )
+        with Client("x") as client:
+            report = fetch_batch(batch, client, threading.Event(), worker="t", seen=seen)
+        assert len(report.links) == links
+        seen.add("t", report.links)
 
 
 def test_every_request_is_reported(site: Site) -> None:

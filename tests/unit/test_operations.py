@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 
-from crawler import operations
+from crawler import operations, urls
 from crawler.ledger import Ledger
 from crawler.messages import Page, Request
+from crawler.schema import requests
 
 
 def crawled(ledger: Ledger) -> None:
@@ -39,6 +41,23 @@ def test_audit_shows_every_request_and_the_rest_before_it(ledger: Ledger) -> Non
     assert [(request["url"], request["gap"]) for request in asked] == [(SITE + "/a", None), (SITE + "/b", 1.5)]
     with pytest.raises(operations.UnknownError):
         operations.audit(ledger, "never.test")
+
+
+def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
+    ledger.admit(admission("/a"), now=0)
+    (batch,) = ledger.lease(1, now=0)
+    asked = [Request(url="http://www.a.test/robots.txt", at=1, status=200, seconds=0.1)]
+    ledger.record(report(batch, requests=asked), now=2)
+    with ledger.transaction() as tx:
+        assert tx.execute(sa.select(requests.c.host)).scalars().all() == ["www.a.test"]
+
+
+def test_a_host_is_written_as_people_write_it(ledger: Ledger) -> None:
+    crawled(ledger)
+    assert operations.block(ledger, "HTTP://A.test:80/some/page", now=5) == 1
+    assert operations.unblock(ledger, "A.TEST", now=6) == 1
+    with pytest.raises(urls.InvalidURLError):
+        operations.block(ledger, "no host at all", now=7)
 
 
 def test_block_drops_and_unblock_brings_back(ledger: Ledger) -> None:

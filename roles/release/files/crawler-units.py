@@ -36,7 +36,7 @@ def show(units: list[str]) -> dict[str, dict[str, str]]:
     """Return the properties of units, by unit."""
     if not units:
         return {}
-    properties = "Id,ActiveState,SubState,MainPID,NRestarts,FragmentPath,DropInPaths,InactiveExitTimestamp"
+    properties = "Id,ActiveState,SubState,MainPID,NRestarts,FragmentPath,DropInPaths,InactiveExitTimestamp,StatusText"
     blocks = systemctl("show", "--timestamp=unix", f"--property={properties}", *units).strip().split("\n\n")
     found = [dict(line.split("=", 1) for line in block.splitlines()) for block in blocks]
     return {unit["Id"]: unit for unit in found}
@@ -119,6 +119,7 @@ def status() -> int:
             "state": unit["ActiveState"],
             "restarts": int(unit["NRestarts"] or 0),
             "release": release_of(unit["MainPID"]),
+            "says": unit["StatusText"],
         }
         for name, unit in show(names).items()
     ]
