@@ -347,7 +347,7 @@ def _judge(visit: _Visit, target: Target, response: fetch.Response) -> None:
 def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
     job = visit.batch.job
     text, codec = encoding.decode(response.body, response.headers.get("content-type", ""))
-    document = parse.parse(text, response.url, settings.PRODUCT, job.follow, visit.now(), codec)
+    document = parse.parse(text, response.url, settings.PRODUCT, job.follow, visit.now(), codec, obey=job.robots)
     nofollow, noindex = parse.header_directives(response.header_lines, settings.PRODUCT, visit.now())
     digest = hashlib.sha256(response.body).hexdigest()
     found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}

@@ -45,11 +45,18 @@ class Document:
 
 
 def parse(
-    text: str, url: str, agent: str, follow: Sequence[str] = (), now: float = 0, codec: str = "utf-8"
+    text: str,
+    url: str,
+    agent: str,
+    follow: Sequence[str] = (),
+    now: float = 0,
+    codec: str = "utf-8",
+    *,
+    obey: bool = True,
 ) -> Document:
     """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
     names what is followed beside links: see FOLLOWED; `now` is the time, for directives with a date; `codec`
-    is Python's name for the encoding that the page was in."""
+    is Python's name for the encoding that the page was in. Without `obey`, what is said to robots hides no links."""
     tree = LexborHTMLParser(tame(text))
     document = Document(tree=tree)
     if (title := tree.css_first(_TITLE)) is not None:
@@ -67,8 +74,8 @@ def parse(
         with contextlib.suppress(urls.InvalidURLError):
             href = with_query_in(codec, element.attributes.get("href") or "")
             document.canonical = urls.normalise(href, base=base)
-    if not document.nofollow:
-        document.links = _links(tree, base, follow, codec)
+    if not (obey and document.nofollow):
+        document.links = _links(tree, base, follow, codec, obey)
     return document
 
 
@@ -112,12 +119,12 @@ def _past(date: str, now: float) -> bool:
     return False
 
 
-def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str) -> list[str]:
+def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str, obey: bool) -> list[str]:
     hrefs: dict[str, None] = {}
     for element in tree.css(", ".join(("a[href], area[href]", *(FOLLOWED[name] for name in follow)))):
         attributes = element.attributes
         href = attributes.get("href") or attributes.get("src")
-        if href and "nofollow" not in (attributes.get("rel") or "").lower().split():
+        if href and not (obey and "nofollow" in (attributes.get("rel") or "").lower().split()):
             hrefs[href.partition("#")[0]] = None  # before the costly part: a table of contents is one address
     found: dict[str, None] = {}
     utf_8 = codec == "utf-8"

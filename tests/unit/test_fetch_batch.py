@@ -366,6 +366,14 @@ def test_the_archive_has_the_request_as_it_was_sent(site: Site, tmp_path: Path) 
     assert head.get_header("If-None-Match") == '"1"'
 
 
+def test_what_is_said_to_robots_may_be_ignored_on_a_site_of_your_own(site: Site) -> None:
+    site.pages["/"] = Answer('<meta name=robots content=none><a href="/a" rel=nofollow>a</a>')
+    assert crawl(site, "/").links == []
+    report = crawl(site, "/", robots=False)
+    assert [link.url for link in report.links] == [f"{site.url}/a"]
+    assert report.pages[0].reason is None
+
+
 def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
     site.tree(3)
     seen = Seen()
@@ -430,10 +438,10 @@ def test_an_error_of_our_own_costs_one_url(site: Site, monkeypatch: pytest.Monke
     site.tree(3)
     read = parse.parse
 
-    def broken(text: str, url: str, *more: Any) -> parse.Document:
+    def broken(text: str, url: str, *more: Any, **options: Any) -> parse.Document:
         if url.endswith("/1"):
             raise RuntimeError("unforeseen")
-        return read(text, url, *more)
+        return read(text, url, *more, **options)
 
     monkeypatch.setattr(parse, "parse", broken)
     report = crawl(site, "/", "/1", "/2")
