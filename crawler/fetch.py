@@ -103,8 +103,8 @@ class _Wire(io.RawIOBase):
     """What comes from a server, for DEADLINE seconds at most. One that always has more to say never lets gevent's timer
     fire, nor any other of the process's fetches go on: so turns are taken here."""
 
-    TURN = 16
-    """Reads of 8 KiB."""
+    SIZE, TURN = 32 * 1024, 4
+    """Bytes read at once, and reads between two turns of the others."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -137,7 +137,7 @@ class _Answer(http.client.HTTPResponse):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp: Any = io.BufferedReader(_Wire(self.fp.detach()))
+        self.fp: Any = io.BufferedReader(_Wire(self.fp.detach()), _Wire.SIZE)
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(self.MAX_INTERIM + 1):

@@ -13,10 +13,11 @@ what they say to robots stay. Nothing here takes more than linear time.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
-MAX_CLONES = 500_000
-"""Formatting elements that could be opened again, some 300 bytes each."""
-MAX_STEPS = 200_000_000
+MAX_CLONES = 1_000_000
+"""Formatting elements that could be opened again, some 350 bytes each."""
+MAX_STEPS = 600_000_000
 """Steps up the stack of open elements, some 6 ns each."""
 MAX_TAG = 4_000
 """Characters of a tag above which its attributes are counted."""
@@ -24,7 +25,19 @@ MAX_ATTRIBUTES = 500
 
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]{0,20})")
 _FORMATTING = {"b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"}
-_FORMATTING_TAG = re.compile(rf"<(?:{'|'.join(sorted(_FORMATTING))})[\s/>]", re.IGNORECASE)
+_WITH_ATTRIBUTES = re.compile(
+    r"<(?=[bceifnstuBCEIFNSTU])(?:[bB](?:[iI][gG])?|[cC][oO][dD][eE]|[eE][mM]|[fF][oO][nN][tT]|[iI]|[nN][oO][bB][rR]"
+    r"|[sS](?:[mM][aA][lL][lL]|[tT][rR](?:[iI][kK][eE]|[oO][nN][gG]))?|[tT][tT]|[uU])[\s/][^>]*"
+)
+_ATTRIBUTES = r"""(?:\s+[\w:.-]+(?:=(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=`]+))?)*\s*/?"""
+_WELL_FORMED = re.compile(rf"<\w+{_ATTRIBUTES}", re.ASCII)
+_NAMES = "|".join(sorted(_FORMATTING))
+_CLOSED_SOON = re.compile(
+    rf"<({_NAMES}){_ATTRIBUTES}>[^<]*(?:</?(?:span|a){_ATTRIBUTES}>[^<]*){{0,8}}</\1\s*>", re.ASCII | re.IGNORECASE
+)
+_ALL = re.compile(rf"<(?:{_NAMES})[\s/>]", re.IGNORECASE)
+_END_THAT_OPENS = re.compile(r"</(?:[pP]|[bB][rR])[\s/>]")
+_LONG_TAG = re.compile(rf">[^>]{{{MAX_TAG}}}")
 _BOUNDARIES = {"td", "th", "caption", "button", "object", "template", "applet", "marquee", "svg", "math"}
 """An end tag inside one of these closes nothing outside."""
 _FORMATTING_OR_BOUNDARY = re.compile(
@@ -40,19 +53,34 @@ _ATTRIBUTE = re.compile(r"[\s/\"'][^\s/\"'=]")
 
 def tame(text: str) -> str:
     """`text`, or what of it can be parsed in bounded time and memory."""
-    if len(text) > MAX_TAG:
+    if _LONG_TAG.search(text) or not 0 <= text.find(">") <= MAX_TAG:
         text = _with_few_attributes(text)
     tags = text.count("<")
+    if tags * tags <= 4 * MAX_CLONES:
+        return text
     # Cheap tests first: an ordinary page costs a fraction of what its parsing will.
+    opened = tags - text.count("</")
+    paragraphs = opened + len(_END_THAT_OPENS.findall(text))
     if (
-        tags * tags > 4 * MAX_CLONES
-        and len(_FORMATTING_TAG.findall(text)) * tags > MAX_CLONES
-        and _open_at_once(text, _FORMATTING_OR_BOUNDARY)[1] * tags > MAX_CLONES
+        _formatting(text) * paragraphs > MAX_CLONES
+        and (len(_ALL.findall(text)) - len(_CLOSED_SOON.findall(text))) * paragraphs > MAX_CLONES
+        and _open_at_once(text, _FORMATTING_OR_BOUNDARY)[1] * paragraphs > MAX_CLONES
     ):
         return _thinned(text)
-    if tags * tags > 2 * MAX_STEPS and _open_at_once(text, _TAG)[0] * tags > MAX_STEPS:
+    if opened * tags > MAX_STEPS and _open_at_once(text, _TAG)[0] * tags > MAX_STEPS:
         return _thinned(text)
     return text
+
+
+def _formatting(text: str) -> int:
+    """At most how many formatting elements can wait to be opened again: of those with the same name and attributes,
+    three.
+
+    Source: https://html.spec.whatwg.org/#push-onto-the-list-of-active-formatting-elements
+    """
+    kinds = Counter(_WITH_ATTRIBUTES.findall(text))
+    alike = (3 if _WELL_FORMED.fullmatch(kind) else number for kind, number in kinds.items())
+    return 3 * len(_FORMATTING) + sum(alike)
 
 
 def _with_few_attributes(text: str) -> str:
