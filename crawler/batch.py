@@ -206,7 +206,8 @@ def fetch_batch(
     keep = archive if batch.job.archive == "warc" else None
     visit = _Visit(batch, client, stop, report, now, began=now(), archive=keep)
     if batch.job.robots:  # all of them count for the delay, whichever is asked
-        visit.rules = {origin: robots.Rules(file, settings.PRODUCT) for origin, file in batch.robots.items()}
+        for origin, file in batch.robots.items():
+            _take_rules(visit, origin, file)
     report.redelivered = redelivered
     targets = list(batch.targets)
     while targets and not redelivered:
@@ -249,13 +250,13 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
         if not rules.allows(target.url):
             _finish(visit, target, "excluded", "robots.txt")
             return True
-    if not visit.may_request():
-        return False
     options: dict[str, Any] = {"max_body": job.max_body, "wanted": job.content_types, "headers": _conditions(target)}
     if target.sitemap:
         options |= {"max_body": sitemaps.MAX_BYTES, "wanted": ()}
     try:
-        response = visit.request(target.url, **options)
+        response = _ask(visit, target.url, options)
+        if response is None:
+            return False
     except fetch.FetchError as error:
         if error.final:
             _finish(visit, target, "failed", error.reason)
@@ -272,6 +273,18 @@ def _visit_one(visit: _Visit, target: Target) -> bool:
     return True
 
 
+def _ask(visit: _Visit, url: str, options: dict[str, Any]) -> fetch.Response | None:
+    """The answer to a request in its time; None: no time is left for it."""
+    if not visit.may_request():
+        return None
+    try:
+        return visit.request(url, **options)
+    except fetch.FetchError as error:
+        if not error.stale:
+            raise
+    return visit.request(url, **options) if visit.may_request() else None
+
+
 def _rules(visit: _Visit, url: str) -> robots.Rules | None:
     """The rules of `url`'s origin, fetched if no fresh copy came with the batch. None: no time to fetch them."""
     origin = urls.origin_of(url)
@@ -281,11 +294,15 @@ def _rules(visit: _Visit, url: str) -> robots.Rules | None:
         if known is None:
             return None
         visit.report.robots[origin] = known
-        rules = visit.rules[origin] = robots.Rules(known, settings.PRODUCT)
-        if visit.batch.job.sitemaps:
-            for address in rules.sitemaps:
-                _see(visit, address, 0, found_on=f"{origin}/robots.txt", sitemap=True)
+        _take_rules(visit, origin, known)
     return visit.rules[origin]
+
+
+def _take_rules(visit: _Visit, origin: str, file: RobotsFile) -> None:
+    rules = visit.rules[origin] = robots.Rules(file, settings.PRODUCT)
+    if visit.batch.job.sitemaps:
+        for address in rules.sitemaps:
+            _see(visit, address, 0, found_on=f"{origin}/robots.txt", sitemap=True)
 
 
 def _fetch_robots(visit: _Visit, origin: str) -> RobotsFile | None:

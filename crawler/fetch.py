@@ -50,10 +50,12 @@ def readable(text: str) -> str:
 
 class FetchError(Exception):
     """No usable answer came. `reason` is for people; `host_down`: the host itself did not answer; `final`: another try
-    would end the same."""
+    would end the same; `stale`: the server closed a kept connection just as it was used, which says nothing of the URL
+    (RFC 9112, section 9.3.1)."""
 
-    def __init__(self, reason: str, *, host_down: bool = False, final: bool = False) -> None:
+    def __init__(self, reason: str, *, host_down: bool = False, final: bool = False, stale: bool = False) -> None:
         super().__init__(reason)
+        self.stale = stale
         self.reason = readable(reason)
         self.host_down = host_down
         self.final = final
@@ -186,17 +188,10 @@ class _Adapter(HTTPAdapter):
     def cert_verify(self, conn: Any, *_: Any) -> None:
         conn.cert_reqs = "CERT_REQUIRED"  # the CA certificates are in the context already
 
-    def ask(self, request: requests.PreparedRequest) -> requests.Response:
-        """The answer, its body unread. A kept connection that the server closes just as it is used says nothing of the
-        URL: it is asked for once more on another (RFC 9112, section 9.3.1)."""
-        pool = self.get_connection_with_tls_context(request, verify=True)
-        opened = pool.num_connections
-        try:
-            return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
-        except requests.exceptions.ConnectionError as error:
-            if pool.num_connections > opened or not _hung_up(error):
-                raise
-        return self.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+    def connections(self, url: str) -> int:
+        """How many were opened so far for the origin of `url`."""
+        pool = self._pools.get(urls.origin_of(url))
+        return pool.num_connections if pool else 0
 
     def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> HTTPConnectionPool:
         origin = urls.origin_of(request.url)
@@ -261,6 +256,7 @@ class Client:
         if headers:
             request.headers = CaseInsensitiveDict({**self._headers, **headers})
         started_at, clock = time.time(), time.monotonic()
+        opened = self._adapter.connections(url)
         timer = gevent.Timeout(deadline)
         timer.start()
         try:
@@ -274,7 +270,8 @@ class Client:
         except requests.exceptions.ConnectTimeout:
             raise FetchError(f"no connection within {CONNECT_TIMEOUT:g} s", host_down=True) from None
         except requests.exceptions.ConnectionError as error:
-            raise FetchError(_innermost(error), host_down=_never_connected(error)) from None
+            stale = opened > 0 and opened == self._adapter.connections(url) and _hung_up(error)
+            raise FetchError(_innermost(error), host_down=_never_connected(error), stale=stale) from None
         except requests.exceptions.ReadTimeout:
             raise FetchError(f"silent for {READ_TIMEOUT:g} s") from None
         except FetchError:
@@ -294,7 +291,7 @@ class Client:
         clock: float,
         deadline: float,
     ) -> Response:
-        answer = self._adapter.ask(request)
+        answer = self._adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
         response = Response(
             str(request.url),
             answer.status_code,

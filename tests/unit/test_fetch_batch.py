@@ -518,6 +518,30 @@ def test_links_are_all_reported_again_when_a_report_may_have_been_lost(site: Sit
         seen.add("t", report.links)
 
 
+def test_a_connection_that_closes_as_it_is_used_costs_no_attempt_and_no_delay(site: Site) -> None:
+    site.tree(2)
+    asked = itertools.count()
+
+    def close(handler: BaseHTTPRequestHandler) -> None:
+        if next(asked):
+            site.raw.pop("/1")
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\r\n")
+
+    site.raw["/1"] = close
+    report = crawl(site, "/", "/1", delay=0.2, robots=False)
+    assert [(page.url, page.state) for page in report.pages] == [(f"{site.url}/", "done"), (f"{site.url}/1", "done")]
+    assert [request.status for request in report.requests] == [200, None, 200]
+    assert min(later.at - earlier.at for earlier, later in itertools.pairwise(site.requests)) >= 0.2
+
+
+def test_sitemaps_are_known_from_a_robots_txt_of_another_job_as_well(site: Site) -> None:
+    site.tree(1)
+    body = f"Sitemap: {site.url}/sitemap.xml"
+    known = {site.url: RobotsFile(fetched_at=time.time(), status=200, body=body)}
+    (link,) = (link for link in crawl(site, "/", sitemaps=True, known=known).links if link.sitemap)
+    assert link.url == f"{site.url}/sitemap.xml"
+
+
 def test_every_request_is_reported(site: Site) -> None:
     site.pages["/"] = Answer("")
     site.raw["/x"] = nonsense
