@@ -20,11 +20,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 from gevent.event import Event
 from gevent.pool import Pool
 
 from crawler import settings, urls
-from crawler.batch import Seen, fetch_batch
+from crawler.batch import Seen, fetch_batch, release_memory
 from crawler.fetch import Client
 from crawler.job import Job
 from crawler.ledger import MAX_BATCH
@@ -83,6 +84,12 @@ def main() -> None:
         if before // SAMPLE < pages // SAMPLE:
             memory.append((pages, round(resident(), 1)))
 
+    def pulse() -> None:
+        while True:
+            gevent.sleep(15)  # as under systemd: crawler/service.py
+            release_memory()
+
+    gevent.spawn(pulse)
     for batch in batches(addresses, job, robots):
         if asked >= (options.pages or len(addresses)):
             break

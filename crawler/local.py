@@ -12,7 +12,7 @@ from gevent.queue import Empty, Queue
 
 from crawler import operations, settings
 from crawler.archive import Archive
-from crawler.batch import Seen, UnderWay, fetch_batch
+from crawler.batch import Seen, UnderWay, fetch_batch, release_memory
 from crawler.fetch import Client
 from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
@@ -20,6 +20,7 @@ from crawler.messages import Admission, Batch, Report
 CONCURRENCY = 50
 """Hosts crawled at once, unless another number is given."""
 WORKER = "local"
+RELEASE_SECONDS = 15.0
 
 
 def crawl(
@@ -47,7 +48,7 @@ def crawl(
         with Client(settings.user_agent()) as client, under_way.batch(batch.lease) as told:
             reports.put(fetch_batch(batch, client, told, worker=WORKER, seen=seen, archive=archive))
 
-    shown = 0.0
+    shown = released = 0.0
     while True:
         now = time.time()
         if stop.is_set():
@@ -64,6 +65,9 @@ def crawl(
             ledger.sample(now)
             ledger.tidy(now)
             under_way.recall(ledger.recalled())
+            if now - released >= RELEASE_SECONDS:
+                release_memory()
+                released = now
             snapshot = next(s for s in operations.status(ledger, now, finished_since=now - 60) if s["job"] == name)
             show(snapshot)
             shown = now

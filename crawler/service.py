@@ -7,8 +7,6 @@ systemd's watchdog. The first pulse is also what makes the unit ready: `systemct
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import os
 import socket
@@ -45,13 +43,6 @@ def notify(state: str) -> None:
                 channel.sendto(state.encode(), address)
             except OSError as error:
                 log.warning("systemd cannot be told %r: %s", state, error)
-
-
-def release_memory() -> None:
-    """Give back what is free. glibc keeps it where something above is still in use, so a process that reads pages of
-    all sizes would grow for hours: malloc_trim(3)."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def node_name() -> str:

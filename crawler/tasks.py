@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from crawler import service, settings
 from crawler.app import FETCH, app
 from crawler.archive import FLOOR_BYTES, Archive
-from crawler.batch import Seen, UnderWay, fetch_batch
+from crawler.batch import Seen, UnderWay, fetch_batch, release_memory
 from crawler.fetch import Client
 from crawler.ledger import Ledger
 from crawler.messages import Admission, Batch, Report
@@ -37,7 +37,7 @@ def pulse() -> None:
     """See service.py."""
     service.alive()
     if service.node_name().startswith("worker-"):  # not a recorder
-        service.release_memory()
+        release_memory()
         _archive().tidy()
         service.take_work(FETCH, _archive().has_room(), NO_ROOM)
 

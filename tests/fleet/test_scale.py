@@ -29,10 +29,12 @@ def at_rest(fleet: Fleet, hosts: list[str]) -> Iterator[None]:
     """These hosts do not crawl meanwhile."""
     for host in hosts:
         fleet.host(host).check_output("systemctl stop crawler.target")
-    yield
-    for host in hosts:
-        fleet.host(host).check_output("systemctl start crawler.target")
-        eventually(lambda host=host: fleet.running(host) == fleet.wanted(host))
+    try:
+        yield
+    finally:
+        for host in hosts:
+            fleet.host(host).check_output("systemctl start crawler.target")
+            eventually(lambda host=host: fleet.running(host) == fleet.wanted(host))
 
 
 def test_exact_with_20_and_with_1_worker_and_kept_by_a_deploy(fleet: Fleet) -> None:
