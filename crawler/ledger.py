@@ -55,6 +55,8 @@ RESULT = tuple(name for name in Page.model_fields if name not in ("url", "state"
 """The columns of a URL that say what its last fetch came to."""
 
 
+_WAY = ("depth", "hops", "sitemap", "seed", "found_on")
+"""The columns that say on which way a URL was found."""
 _KEPT_OUT = sa.and_(
     urls.c.state == "excluded",
     sa.or_(urls.c.reason == "depth", urls.c.reason.startswith("scope:"), urls.c.reason.startswith("trap:")),
@@ -177,7 +179,7 @@ class Ledger:
         last = ("", "")
         while True:
             rows = tx.execute(
-                sa.select(urls.c.host, urls.c.url, urls.c.found_on, urls.c.depth)
+                sa.select(*(urls.c[name] for name in ("host", "url", *_WAY)))
                 .where(urls.c.job_id == job_id, _KEPT_OUT, sa.tuple_(urls.c.host, urls.c.url) > sa.tuple_(*last))
                 .order_by(urls.c.host, urls.c.url)
                 .limit(10_000)
@@ -185,11 +187,10 @@ class Ledger:
             if not rows:
                 return
             last = (rows[-1].host, rows[-1].url)
-            wanted = [row for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
+            wanted = [row._asdict() for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
             moves: Moves = defaultdict(Counter)
-            self._insert_links(
-                tx, job_id, [Link(url=row.url, depth=row.depth, found_on=row.found_on) for row in wanted], moves, now
-            )
+            if wanted:
+                self._bring_nearer(tx, job_id, wanted, moves)
             self.apply(tx, moves, now)
 
     def _insert_links(self, tx: Connection, job_id: int, links: Iterable[Link], moves: Moves, now: float) -> int:
@@ -228,8 +229,8 @@ class Ledger:
     def _bring_nearer(self, tx: Connection, job_id: int, wanted: list[dict[str, Any]], moves: Moves) -> int:
         """Queue those of the `wanted` that had been kept out, and let those queued have the shorter way; returns how
         many were kept out."""
-        way = ("depth", "hops", "sitemap", "seed", "found_on")
-        given = self._relation(wanted, urls.c.host, urls.c.url, *(urls.c[name] for name in way))
+        way = [urls.c[name] for name in _WAY]
+        given = self._relation(wanted, urls.c.host, urls.c.url, *way)
         here = sa.and_(urls.c.job_id == job_id, urls.c.host == given.c.host, urls.c.url == given.c.url)
         nearer = sa.and_(urls.c.state == "queued", urls.c.depth > given.c.depth)
         known = tx.execute(
@@ -246,12 +247,12 @@ class Ledger:
             [row for row in wanted if (row["host"], row["url"]) in changed],
             urls.c.host,
             urls.c.url,
-            *(urls.c[name] for name in way),
+            *way,
         )
         tx.execute(
             urls.update()
             .where(urls.c.job_id == job_id, urls.c.host == given.c.host, urls.c.url == given.c.url)
-            .values({name: given.c[name] for name in way})
+            .values({name: given.c[name] for name in _WAY})
             .values(state="queued", reason=None)
         )
         kept_out = [row for row in known if row.state == "excluded"]
