@@ -40,6 +40,7 @@ class Fleet:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",  # molecule asks for it
         }
         return subprocess.run(
             [command[0], "-i", self.inventory, *command[1:]],

@@ -21,7 +21,7 @@ from website import Site
 
 PORTS = range(8081, 8089)
 """A hostile host each."""
-WARM, ROUNDS = 2, 4
+WARM, ROUNDS = 1, 3
 """Rounds of the heavy pages, each on every hostile host: until every worker has had its share, and then."""
 PULSE = 15.0
 """Seconds after which a worker at rest has given free memory back to the system (crawler/service.py)."""
