@@ -3,7 +3,7 @@
     discovered = queued + leased + done + failed + excluded        (per job, at every commit)
 
 Each public method is one transaction (`tidy`: one for each job), and each may be repeated: a message seen twice changes
-nothing. All times are seconds since the epoch and come in as `now`. What a person asks or orders is in console.py.
+nothing. All times are seconds since the epoch and come in as `now`. What a person asks or orders is in operations.py.
 
 Locks are always taken in the order urls -> leases -> frontier -> hosts -> workers, and within a table by key, so that
 recorders and the scheduler cannot wait for each other in a circle. Rows travel to the database as one JSON parameter
