@@ -31,13 +31,7 @@ _WITH_ATTRIBUTES = re.compile(
 )
 _ATTRIBUTES = r"""(?:\s+[\w:.-]+(?:=(?:"[^"<>]*"|'[^'<>]*'|[^\s"'<>=`]+))?)*\s*/?"""
 _WELL_FORMED = re.compile(rf"<\w+{_ATTRIBUTES}", re.ASCII)
-_NAMES = "|".join(sorted(_FORMATTING))
-_CLOSED_SOON = re.compile(
-    rf"<({_NAMES}){_ATTRIBUTES}>[^<]*(?:</?(?:span|a){_ATTRIBUTES}>[^<]*){{0,8}}</\1\s*>", re.ASCII | re.IGNORECASE
-)
-_ALL = re.compile(rf"<(?:{_NAMES})[\s/>]", re.IGNORECASE)
 _END_THAT_OPENS = re.compile(r"</(?:[pP]|[bB][rR])[\s/>]")
-_LONG_TAG = re.compile(rf">[^>]{{{MAX_TAG}}}")
 _BOUNDARIES = {"td", "th", "caption", "button", "object", "template", "applet", "marquee", "svg", "math"}
 """An end tag inside one of these closes nothing outside."""
 _FORMATTING_OR_BOUNDARY = re.compile(
@@ -53,21 +47,21 @@ _ATTRIBUTE = re.compile(r"[\s/\"'][^\s/\"'=]")
 
 def tame(text: str) -> str:
     """`text`, or what of it can be parsed in bounded time and memory."""
-    if _LONG_TAG.search(text) or not 0 <= text.find(">") <= MAX_TAG:
+    # Somewhere within a tag that long, half its length has no ">" from one multiple of that to the next.
+    half = MAX_TAG // 2
+    if any(text.find(">", start, start + half) < 0 for start in range(0, len(text) - half, half)):
         text = _with_few_attributes(text)
     tags = text.count("<")
     if tags * tags <= 4 * MAX_CLONES:
         return text
     # Cheap tests first: an ordinary page costs a fraction of what its parsing will.
-    opened = tags - text.count("</")
-    paragraphs = opened + len(_END_THAT_OPENS.findall(text))
     if (
-        _formatting(text) * paragraphs > MAX_CLONES
-        and (len(_ALL.findall(text)) - len(_CLOSED_SOON.findall(text))) * paragraphs > MAX_CLONES
+        (formatting := _formatting(text)) * tags > MAX_CLONES
+        and formatting * (paragraphs := tags - text.count("</") + len(_END_THAT_OPENS.findall(text))) > MAX_CLONES
         and _open_at_once(text, _FORMATTING_OR_BOUNDARY)[1] * paragraphs > MAX_CLONES
     ):
         return _thinned(text)
-    if opened * tags > MAX_STEPS and _open_at_once(text, _TAG)[0] * tags > MAX_STEPS:
+    if tags * tags > 2 * MAX_STEPS and _open_at_once(text, _TAG)[0] * tags > MAX_STEPS:
         return _thinned(text)
     return text
 
