@@ -229,9 +229,16 @@ class Ledger:
     def _bring_nearer(self, tx: Connection, job_id: int, wanted: list[dict[str, Any]], moves: Moves) -> int:
         """Queue those of the `wanted` that had been kept out, and let those queued have the shorter way; returns how
         many were kept out."""
-        way = [urls.c[name] for name in _WAY]
-        given = self._relation(wanted, urls.c.host, urls.c.url, *way)
-        here = sa.and_(urls.c.job_id == job_id, urls.c.host == given.c.host, urls.c.url == given.c.url)
+        key = ("job_id", "host", "url")
+
+        def given_of(rows: list[dict[str, Any]]) -> tuple[Any, sa.ColumnElement[bool]]:
+            # The job as a column, not as a constant: or SQLite would walk through all of the job's URLs for these few.
+            given = self._relation(
+                [{**row, "job_id": job_id} for row in rows], *(urls.c[name] for name in (*key, *_WAY))
+            )
+            return given, sa.and_(*(urls.c[name] == given.c[name] for name in key))
+
+        given, here = given_of(wanted)
         nearer = sa.and_(urls.c.state == "queued", urls.c.depth > given.c.depth)
         known = tx.execute(
             sa.select(urls.c.host, urls.c.url, urls.c.state)
@@ -243,17 +250,9 @@ class Ledger:
         if not known:
             return 0
         changed = {(row.host, row.url) for row in known}
-        given = self._relation(
-            [row for row in wanted if (row["host"], row["url"]) in changed],
-            urls.c.host,
-            urls.c.url,
-            *way,
-        )
+        given, here = given_of([row for row in wanted if (row["host"], row["url"]) in changed])
         tx.execute(
-            urls.update()
-            .where(urls.c.job_id == job_id, urls.c.host == given.c.host, urls.c.url == given.c.url)
-            .values({name: given.c[name] for name in _WAY})
-            .values(state="queued", reason=None)
+            urls.update().where(here).values({name: given.c[name] for name in _WAY}).values(state="queued", reason=None)
         )
         kept_out = [row for row in known if row.state == "excluded"]
         for row in kept_out:
