@@ -246,6 +246,8 @@ def main() -> int:
 
         def keep(more: dict[str, Any]) -> None:
             before = json.loads(kept.read_text()) if kept.exists() else {}
+            if "contestants" in more:
+                more["contestants"] = before.get("contestants", {}) | more["contestants"]
             kept.write_text(json.dumps(before | results | more, indent=1) + "\n")
 
         if racing := [name for name in CONTESTANTS if name in chosen]:
