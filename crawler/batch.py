@@ -21,9 +21,12 @@ from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Reques
 
 BUDGET = 45.0
 """Seconds a batch may last, the delays included; what is left then goes back unfetched. Worst case it is exceeded by
-one Crawl-delay and one fetch: 105 s, well under the watchdog's 180 s and RabbitMQ's consumer timeout of 30 min."""
+one Crawl-delay and one fetch, to 105 s, or by a robots.txt with five slow redirects, to 280 s: under the task's time
+limit of 300 s and RabbitMQ's consumer timeout of 30 min."""
 MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
+MAX_HOP_REST = 20.0
+"""Seconds waited at most between the redirects of one robots.txt, or a batch could outlast the task's time limit."""
 MAX_TROUBLE = 3
 """URLs in a row without a usable answer after which the host gets a rest: by then it is the host, not the URLs."""
 MAX_NESTED = 3
@@ -162,9 +165,10 @@ class _Visit:
         """Seconds between two requests to this host, as far as is known by now."""
         return max([self.batch.job.delay, *(rules.crawl_delay for rules in self.rules.values())])
 
-    def may_request(self, budget: float = BUDGET) -> bool:
-        """Wait until the host's delay has passed. False: no time is left, or we were told to stop."""
-        wait = 0.0 if self.last_request is None else self.last_request + self.delay - self.now()
+    def may_request(self, budget: float = BUDGET, longest: float = math.inf) -> bool:
+        """Wait until the host's delay has passed, or `longest` seconds. False: no time is left, or we were told to
+        stop."""
+        wait = 0.0 if self.last_request is None else self.last_request + min(self.delay, longest) - self.now()
         resumes = self.now() + max(wait, 0)
         if self.stop.is_set() or resumes > self.batch.expires_at or (self.archive and not self.archive.has_room()):
             return False
@@ -318,8 +322,10 @@ def _fetch_robots(visit: _Visit, origin: str) -> RobotsFile | None:
     it is not their turn. None: no time for it."""
     url = f"{origin}/robots.txt"
     response = None
-    for _ in range(1 + robots.MAX_REDIRECTS):
-        if not visit.may_request(budget=math.inf):  # or slow hosts would never get through their redirects
+    for hop in range(1 + robots.MAX_REDIRECTS):
+        # A batch too short for all redirects would begin with the first of them again and again.
+        in_time = visit.may_request(budget=math.inf, longest=MAX_HOP_REST) if hop else visit.may_request()
+        if not in_time:
             return None
         try:
             response = visit.request(url, max_body=robots.MAX_BYTES, truncate=True)

@@ -138,6 +138,16 @@ def test_robots_txt_redirects_keep_the_delay(site: Site) -> None:
     assert min(later.at - earlier.at for earlier, later in itertools.pairwise(site.requests)) >= 0.2
 
 
+def test_robots_txt_that_redirects_is_read_however_long_the_delay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_module, "MAX_HOP_REST", 0.2)
+    site.pages["/robots.txt"] = Answer("", 301, {"Location": "/r2"})
+    site.pages["/r2"] = Answer("User-agent: *\nDisallow: /private")
+    report = crawl(site, "/", delay=3600)
+    assert report.robots[site.url].status == 200
+    assert site.paths == ["/robots.txt", "/r2"]
+    assert report.unfetched == [f"{site.url}/"]  # its delay is kept
+
+
 def test_robots_txt_redirects_are_followed(site: Site) -> None:
     site.pages["/robots.txt"] = Answer(status=301, headers={"Location": "/elsewhere"})
     site.pages["/elsewhere"] = Answer("User-agent: *\nDisallow: /")
