@@ -20,9 +20,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from crawler.frontier.ledger import Ledger
 from crawler.job import Job
-from crawler.ledger import Ledger
-from crawler.messages import Admission, Batch, Link, Page, Report, Request
+from crawler.messages import Admission, Batch, Link, Report, Request, UrlResult
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 """Of URLs; the others are compared with the first, which stays in a database of its own."""
@@ -47,7 +47,7 @@ FROM (SELECT 'site' || lpad(h::text, 6, '0') || '.example' AS host
      generate_series(0, CAST(:each AS int) - 1) n
 """
 COUNT = """
-INSERT INTO frontier (job_id, host, queued, leased, done, failed, excluded, next_due)
+INSERT INTO host_queues (job_id, host, queued, leased, done, failed, excluded, next_due)
 SELECT :job, 'site' || lpad(h::text, 6, '0') || '.example', :queued, 0, :each - :queued, 0, 0, 0
 FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h
 """
@@ -97,7 +97,7 @@ def outcome(batch: Batch, dice: random.Random, now: float) -> Report:
     for number, target in enumerate(batch.targets):
         at = now + number / 1000
         pages.append(
-            Page(url=target.url, state="done", fetched_at=at, status=200, title="A title of some length", bytes=30000,
+            UrlResult(url=target.url, state="done", fetched_at=at, status=200, title="Some title", bytes=30000,
                  content_type="text/html", digest=f"{dice.getrandbits(256):064x}")
         )  # fmt: skip
         requests.append(Request(url=target.url, at=at, status=200, seconds=0.1))
@@ -107,7 +107,7 @@ def outcome(batch: Batch, dice: random.Random, now: float) -> Report:
             links[url] = Link(url=url, depth=target.depth + 1, found_on=target.url)
     return Report(
         lease=batch.lease, job=batch.job.name, host=batch.host, worker="worker-1@host", release="bench", delay=0,
-        pages=pages, links=list(links.values()), requests=requests,
+        results=pages, links=list(links.values()), requests=requests,
     )  # fmt: skip
 
 

@@ -25,11 +25,13 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from crawler import settings, urls
-from crawler.batch import Seen, fetch_batch, release_memory
-from crawler.fetch import Client
+from crawler.frontier.ledger import MAX_BATCH
 from crawler.job import Job
-from crawler.ledger import MAX_BATCH
+from crawler.known_links import KnownLinks
 from crawler.messages import Batch, Report, RobotsFile, Target
+from crawler.worker.batch import fetch_batch
+from crawler.worker.fetch import Client
+from crawler.worker.memory import release_memory
 
 SAMPLE = 1000
 """Pages between two looks at the memory."""
@@ -68,7 +70,7 @@ def main() -> None:
     addresses = options.urls.read_text().split()
     # `connections` only matters to the frontier; here several batches of one host run at once, as they may there.
     job = Job(name="alone", delay=0, archive="none", connections=4)
-    seen, stop, pool, robots = Seen(), Event(), Pool(options.hosts), {}
+    known, stop, pool, robots = KnownLinks(), Event(), Pool(options.hosts), {}
     asked = pages = 0
     memory: list[tuple[int, float]] = []
 
@@ -76,11 +78,11 @@ def main() -> None:
         nonlocal pages
         batch = Batch.model_validate(json.loads(message))
         with Client(settings.user_agent()) as client:
-            report: Report = fetch_batch(batch, client, stop, worker="alone", seen=seen)
+            report: Report = fetch_batch(batch, client, stop, worker="alone", known_links=known)
         json.dumps(report.model_dump(exclude_defaults=True))
-        seen.add(report.job, report.links)
+        known.add(report.job, report.links)
         robots.update(report.robots)
-        before, pages = pages, pages + sum(page.state == "done" for page in report.pages)
+        before, pages = pages, pages + sum(page.state == "done" for page in report.results)
         if before // SAMPLE < pages // SAMPLE:
             memory.append((pages, round(resident(), 1)))
 

@@ -25,8 +25,9 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
-from crawler import export, extract, operations, progress, settings, urls
-from crawler.ledger import Ledger
+from crawler import fields, progress, settings, urls
+from crawler.frontier import export, orders, status
+from crawler.frontier.ledger import Ledger
 
 console = Console()
 
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except (settings.SettingMissingError, export.ExportError, operations.UnknownError, urls.InvalidURLError) as error:
+    except (settings.SettingMissingError, export.ExportError, status.UnknownError, urls.InvalidURLError) as error:
         sys.exit(str(error))
     except DBAPIError as error:
         sys.exit(f"The ledger's database says: {str(error.orig).strip()}")
@@ -103,13 +104,11 @@ def _say(text: str) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     ledger = _ledger(options)
-    jobs = operations.status(
-        ledger, time.time(), finished_since=0 if options.all or options.json else time.time() - 600
-    )
+    jobs = status.snapshots(ledger, time.time(), finished_since=0 if options.all or options.json else time.time() - 600)
     for job in jobs:
         job["conserved"] = progress.conserved(job["counts"])
         if options.recount:
-            job["conserved"] &= operations.count_again(ledger, job["job"]) == job["counts"]
+            job["conserved"] &= status.count_again(ledger, job["job"]) == job["counts"]
     if options.json:
         # The counts stand beside the job's name as well: short for `status.yml` and jq.
         print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))
@@ -123,7 +122,7 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _jobs(options: argparse.Namespace) -> int:
-    jobs = operations.status(_ledger(options), time.time(), sites=0)
+    jobs = status.snapshots(_ledger(options), time.time(), sites=0)
     if options.json:
         print(json.dumps([{"job": job["job"], "state": job["state"], **job["counts"]} for job in jobs]))
         return 0
@@ -150,18 +149,18 @@ def _watch(options: argparse.Namespace) -> int:
 def _snapshots(options: argparse.Namespace, stack: contextlib.ExitStack) -> Iterable[list[dict[str, Any]]]:
     if options.fleet:
         settings.use_fleet(None if options.fleet == "current" else options.fleet)
-        from crawler.broker import Broker, watching
+        from crawler.processes.broker import Broker, watching
 
         yield from stack.enter_context(watching(Broker()))
     ledger = _ledger(options)
-    operations.job_named(ledger, options.job)
+    status.job_named(ledger, options.job)
     while True:
-        yield operations.status(ledger, time.time())
+        yield status.snapshots(ledger, time.time())
         time.sleep(1)
 
 
 def _explain(options: argparse.Namespace) -> int:
-    found = operations.explain(_ledger(options), urls.normalise(options.url))
+    found = status.explain(_ledger(options), urls.normalise(options.url))
     if options.json:
         print(json.dumps(found))
         return 0
@@ -189,7 +188,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _audit(options: argparse.Namespace) -> int:
-    known = operations.audit(_ledger(options), options.host)
+    known = status.audit(_ledger(options), options.host)
     if options.json:
         print(json.dumps({**known, "requests": list(known["requests"])}))
         return 0
@@ -213,16 +212,16 @@ def _audit(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     where = export.conditions(options.where)
     ledger = _ledger(options)
-    job = operations.job_named(ledger, options.job)
+    job = status.job_named(ledger, options.job)
     bar = Progress("{task.description}", "{task.completed:,} URLs", TimeElapsedColumn(), console=Console(stderr=True))
     try:
         with bar:
             task = bar.add_task(job.name, total=None)
             export.write(
-                operations.pages(ledger, job.name, where),
+                status.pages(ledger, job.name, where),
                 options.format,
                 options.output or sys.stdout.buffer,
-                names=extract.names(job.extract),
+                names=fields.names(job.extract),
                 progress=lambda count: bar.update(task, completed=count),
             )
     except BrokenPipeError:  # `| head` has seen enough
@@ -238,7 +237,7 @@ def _when(seconds: float) -> str:
 
 
 def _block(options: argparse.Namespace) -> int:
-    dropped = operations.block(_ledger(options), options.host, time.time())
+    dropped = orders.block(_ledger(options), options.host, time.time())
     _say(
         f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold comes back within seconds."
     )
@@ -246,14 +245,14 @@ def _block(options: argparse.Namespace) -> int:
 
 
 def _unblock(options: argparse.Namespace) -> int:
-    again = operations.unblock(_ledger(options), options.host, time.time())
+    again = orders.unblock(_ledger(options), options.host, time.time())
     _say(f"{options.host} is no longer blocked; {again:,} URLs are queued again.")
     return 0
 
 
 def _state(state: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
-        moved = operations.set_state(_ledger(options), options.job, state, time.time())
+        moved = orders.set_state(_ledger(options), options.job, state, time.time())
         what = "queued URLs were dropped" if state == "cancelled" else "dropped URLs are queued again"
         _say(f"{options.job} is {state}" + (f"; {moved:,} {what}" if moved else ""))
         return 0
@@ -262,7 +261,7 @@ def _state(state: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _retry(options: argparse.Namespace) -> int:
-    again = operations.retry(_ledger(options), options.job, options.reason, time.time())
+    again = orders.retry(_ledger(options), options.job, options.reason, time.time())
     _say(f"{again:,} failed URLs of {options.job} are queued again")
     return 0
 
@@ -276,12 +275,12 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _scheduler(options: argparse.Namespace) -> int:
-    from crawler import service
-    from crawler.broker import Broker
-    from crawler.scheduler import Scheduler
+    from crawler.processes import systemd
+    from crawler.processes.broker import Broker
+    from crawler.processes.scheduler import Scheduler
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.STOP.set())
-    Scheduler(_ledger(options), Broker(), service.STOP).run()
+        signal.signal(number, lambda *_: systemd.STOP.set())
+    Scheduler(_ledger(options), Broker(), systemd.STOP).run()
     return 0

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from crawler import extract as extraction
-from crawler import urls
+from crawler import fields, urls
 
 TRACKING = ("utm_.*", "[gf]clid", "mc_[ce]id", "jsessionid", "phpsessid", "aspsessionid.*", "cfid", "cftoken", "sid")
 """Tracking parameters and session ids; matched in full, in any case."""
@@ -124,8 +123,8 @@ class Job(BaseModel):
     """Crawl what robots.txt's Sitemap lines lead to as well."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
     """Fetches of one URL before it is failed."""
-    extract: extraction.Spec | None = None
-    """What to take from every page: see crawler/extract.py."""
+    extract: fields.Spec | None = None
+    """What to take from every page: see fields.py."""
     archive: Literal["warc", "none"] = "warc"
     """Keep every page, as fetched, in WARC files on the worker that fetched it."""
 
@@ -141,10 +140,10 @@ class Job(BaseModel):
         return cls.checked(loaded, origin=str(path))
 
     @classmethod
-    def checked(cls, fields: dict[str, object], origin: str) -> Job:
-        """A job of plain `fields`. Raises JobError naming `origin` and each wrong field."""
+    def checked(cls, given: dict[str, object], origin: str) -> Job:
+        """A job of plain values. Raises JobError naming `origin` and each wrong field."""
         try:
-            job = cls.model_validate(fields)
+            return cls.model_validate(given)
         except ValidationError as error:
             lines = [
                 f"{origin}: {'.'.join(str(part) for part in problem['loc']) or 'job'}: {problem['msg']}"
@@ -152,9 +151,6 @@ class Job(BaseModel):
                 for problem in error.errors()
             ]
             raise JobError("\n".join(lines)) from None
-        if missing := extraction.missing(job.extract):
-            raise JobError(f"{origin}: extract: {missing}")
-        return job
 
     def refuses(self, url: str, found_on: str, depth: int) -> str | None:
         """Why a link to `url` at `depth` is not followed; None if it is."""

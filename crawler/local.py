@@ -10,12 +10,16 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.queue import Empty, Queue
 
-from crawler import operations, settings
-from crawler.archive import Archive
-from crawler.batch import Seen, UnderWay, fetch_batch, release_memory
-from crawler.fetch import Client
-from crawler.ledger import Ledger
+from crawler import settings
+from crawler.frontier import status
+from crawler.frontier.ledger import Ledger
+from crawler.known_links import KnownLinks
 from crawler.messages import Admission, Batch, Report
+from crawler.worker.active import ActiveBatches
+from crawler.worker.archive import Archive
+from crawler.worker.batch import fetch_batch
+from crawler.worker.fetch import Client
+from crawler.worker.memory import release_memory
 
 CONCURRENCY = 50
 """Hosts crawled at once, unless another number is given."""
@@ -42,33 +46,33 @@ def crawl(
     for admission in admissions:
         name = admission.job.name
         ledger.admit(admission, time.time())
-    pool, reports, seen, under_way = Pool(workers), Queue(), Seen(), UnderWay()
+    pool, reports, known, active = Pool(workers), Queue(), KnownLinks(), ActiveBatches()
 
     def run(batch: Batch) -> None:
-        with Client(settings.user_agent()) as client, under_way.batch(batch.lease) as told:
-            reports.put(fetch_batch(batch, client, told, worker=WORKER, seen=seen, archive=archive))
+        with Client(settings.user_agent()) as client, active.batch(batch.lease) as told:
+            reports.put(fetch_batch(batch, client, told, worker=WORKER, known_links=known, archive=archive))
 
     shown = released = 0.0
     while True:
         now = time.time()
         if stop.is_set():
-            under_way.stop()
+            active.stop()
         room = pool.free_count()
         if room and not stop.is_set() and (archive is None or archive.has_room()):
             for batch in ledger.lease(room, now):
                 pool.spawn(run, batch)
         for report in _arrived(reports):
             ledger.record(report, time.time())
-            seen.add(report.job, report.links)
+            known.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
         if now - shown >= 1.0 or not pool or finished:
             ledger.sample(now)
             ledger.tidy(now)
-            under_way.recall(ledger.recalled())
+            active.recall(ledger.recalled())
             if now - released >= RELEASE_SECONDS:
                 release_memory()
                 released = now
-            snapshot = next(s for s in operations.status(ledger, now, finished_since=now - 60) if s["job"] == name)
+            snapshot = next(s for s in status.snapshots(ledger, now, finished_since=now - 60) if s["job"] == name)
             show(snapshot)
             shown = now
             if finished or snapshot["state"] != "running":

@@ -6,6 +6,7 @@ All three are JSON. A field that is added later gets a default, so that old and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel
@@ -21,6 +22,48 @@ def _storable(text: str) -> str:
         return text
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
+
+class Cause(StrEnum):
+    """Why a URL is in its state: what the code decides by. The `reason` beside it is for people alone."""
+
+    # Never asked for: the way on which it was found led out of the job's limits.
+    DEPTH = "depth"
+    SCOPE = "scope"
+    TRAP = "trap"
+    # Asked for, or about to be, and no page.
+    ROBOTS = "robots"
+    REDIRECT = "redirect"
+    SITEMAP = "sitemap"
+    CONTENT_TYPE = "content_type"
+    # A page, and what is to be said of it.
+    NOINDEX = "noindex"
+    UNCHANGED = "unchanged"
+    # The job's limits, and what a person ordered.
+    MAX_PAGES = "max_pages"
+    MAX_PAGES_PER_HOST = "max_pages_per_host"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+    # What went wrong with this URL.
+    HTTP = "http"
+    SERVER_ERROR = "server_error"
+    RATE_LIMITED = "rate_limited"
+    TIMEOUT = "timeout"
+    HUNG_UP = "hung_up"
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+    BAD_REDIRECT = "bad_redirect"
+    LEASE_LOST = "lease_lost"
+    CRAWLER_ERROR = "crawler_error"
+    # What went wrong with its host.
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    ROBOTS_UNREACHABLE = "robots_unreachable"
+    HOST_GIVEN_UP = "host_given_up"
+
+
+AnyCause = Cause | str
+"""A cause as it arrives: a newer release may know words that this one does not."""
 
 Text = Annotated[str, AfterValidator(_storable)]
 """Text from the web, without the two things that JSON or PostgreSQL cannot hold: NUL and lone surrogates."""
@@ -79,7 +122,7 @@ class Request(BaseModel):
     """Until the last byte."""
 
 
-class Page(BaseModel):
+class UrlResult(BaseModel):
     """What became of one URL."""
 
     url: str
@@ -87,6 +130,7 @@ class Page(BaseModel):
     fetched_at: float
     reason: Text | None = None
     """Why it failed or was excluded, for a person to read."""
+    cause: AnyCause | None = None
     status: int | None = None
     title: Text | None = None
     content_type: Text | None = None
@@ -116,7 +160,8 @@ class Link(BaseModel):
     sitemap: bool = False
     seed: bool = False
     excluded: str | None = None
-    """Why it is not followed; None: to be crawled."""
+    """Why it is not followed, for a person to read; None: to be crawled."""
+    cause: AnyCause | None = None
 
 
 class Retry(BaseModel):
@@ -124,18 +169,20 @@ class Retry(BaseModel):
 
     url: str
     reason: Text
+    cause: AnyCause | None = None
 
 
 class BackOff(BaseModel):
     """The host asked for, or needs, a rest."""
 
     reason: Text
+    cause: AnyCause | None = None
     seconds: float | None = None
     """As the host asked (Retry-After); None: the frontier chooses, longer each time."""
 
 
 class Report(BaseModel):
-    """A batch's outcome, whole: every target is in exactly one of pages, retries and unfetched."""
+    """A batch's outcome, whole: every target is in exactly one of results, retries and unfetched."""
 
     lease: str
     job: str
@@ -145,7 +192,7 @@ class Report(BaseModel):
     delay: float
     """Seconds to leave this host alone after the batch."""
     requests: list[Request] = []
-    pages: list[Page] = []
+    results: list[UrlResult] = []
     retries: list[Retry] = []
     unfetched: list[str] = []
     links: list[Link] = []
@@ -172,7 +219,7 @@ class Report(BaseModel):
 _LINKS_ALONE: dict[str, Any] = {
     "lease": "",
     "requests": [],
-    "pages": [],
+    "results": [],
     "retries": [],
     "unfetched": [],
     "robots": {},

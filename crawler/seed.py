@@ -44,6 +44,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from crawler import progress, settings, urls
 from crawler.job import Job, JobError
 from crawler.messages import Admission
+from crawler.worker import extract
 
 CHUNK = 1000
 """URLs in a message."""
@@ -128,7 +129,11 @@ def _job(options: argparse.Namespace) -> Job:
         fields["name"] = time.strftime("crawl-%Y%m%d-%H%M%S")
     if not (options.urls or options.file or fields.get("seeds")):
         raise JobError("Nothing to crawl: give URLs, --file, or --job with 'seeds'. See --help.")
-    return Job.checked(fields, origin=str(options.job or "seed.py"))
+    origin = str(options.job or "seed.py")
+    job = Job.checked(fields, origin)
+    if wrong := extract.problems(job.extract):
+        raise JobError("\n".join(f"{origin}: {problem}" for problem in wrong))
+    return job
 
 
 def _folder(url: str) -> str:
@@ -233,7 +238,7 @@ def _reading(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
 def _send(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     """To the fleet."""
     broker_url = settings.use_fleet(options.fleet)
-    from crawler.broker import Broker, watching
+    from crawler.processes.broker import Broker, watching
 
     broker = Broker()
     confirmed = 0
@@ -294,9 +299,10 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     """In this process."""
     from gevent.event import Event
 
-    from crawler import export, local, operations
-    from crawler.archive import Archive
-    from crawler.ledger import Ledger
+    from crawler import local
+    from crawler.frontier import export, status
+    from crawler.frontier.ledger import Ledger
+    from crawler.worker.archive import Archive
 
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -311,7 +317,7 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
         archive.close()
     lines.report()
     if options.output:
-        export.write(operations.pages(ledger, job.name), "jsonl", options.output)
+        export.write(status.pages(ledger, job.name), "jsonl", options.output)
     console.print(f"ledger: {path}", highlight=False)
     return _conclude(snapshot, options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crawler.extract import Page
+from crawler.worker.extract import Page
 
 
 def page(page: Page) -> dict[str, Any]:

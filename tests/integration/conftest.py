@@ -19,9 +19,9 @@ import pytest
 import yaml
 from website import Site
 
-from crawler import operations
-from crawler.ledger import Ledger
-from crawler.schema import metadata
+from crawler.frontier import status
+from crawler.frontier.ledger import Ledger
+from crawler.frontier.schema import metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = "inventory/integration"
@@ -122,10 +122,10 @@ class Processes:
         self._celery(f"worker-{number}", "worker", "-Q", "fetch", "-P", "gevent", "-c", "50")
 
     def recorder(self, number: int) -> None:
-        self._celery(f"recorder-{number}", "frontier", "-Q", "frontier", "-P", "prefork", "-c", "1")
+        self._celery(f"recorder-{number}", "ledger", "-Q", "record", "-P", "prefork", "-c", "1")
 
     def scheduler(self) -> None:
-        self._start("scheduler", "frontier", "crawler", "scheduler")
+        self._start("scheduler", "ledger", "crawler", "scheduler")
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> float:
         """End a process; the seconds it took. SIGKILL reaches its children as well, as systemd's does."""
@@ -184,7 +184,7 @@ def ledger(services: Services) -> Iterator[Ledger]:
 def processes(services: Services, ledger: Ledger, tmp_path: Path) -> Iterator[Processes]:
     """Two recorders, two workers and a scheduler, on an empty `ledger` and empty queues."""
     assert ledger.engine.dialect.name == "postgresql"
-    for queue in ("frontier", "fetch", "dead"):
+    for queue in ("record", "fetch", "dead"):
         services.run(f"rabbitmqctl --silent purge_queue -p crawler {queue}")
     started = Processes(services, tmp_path)
     for number in (1, 2):
@@ -208,11 +208,11 @@ def outcome(ledger: Ledger) -> Callable[[str], dict[str, int]]:
 
     def wait(job: str, timeout: float = 120) -> dict[str, int]:
         def finished() -> dict[str, Any] | None:
-            jobs = operations.status(ledger, time.time())
+            jobs = status.snapshots(ledger, time.time())
             return next((known for known in jobs if known["job"] == job and known["state"] == "done"), None)
 
         counts: dict[str, int] = eventually(finished, timeout)["counts"]
-        assert counts == operations.count_again(ledger, job)
+        assert counts == status.count_again(ledger, job)
         return counts
 
     return wait

@@ -15,9 +15,9 @@ from conftest import Processes, Services, eventually
 from kombu import Connection, Producer
 from website import Answer, Site
 
-from crawler import operations
 from crawler import urls as url_rules
-from crawler.ledger import Ledger
+from crawler.frontier import orders, status
+from crawler.frontier.ledger import Ledger
 
 Outcome = Callable[[str], dict[str, int]]
 
@@ -26,7 +26,7 @@ def begun(ledger: Ledger, pages: int) -> Callable[[], bool]:
     """Whether some job has that many pages."""
 
     def check() -> bool:
-        jobs = operations.status(ledger, 0)
+        jobs = status.snapshots(ledger, 0)
         return bool(jobs) and jobs[0]["counts"]["done"] >= pages
 
     return check
@@ -97,7 +97,7 @@ def test_a_blocked_host_is_left_alone_at_once(
     site.tree(300)
     processes.seed(site.url, "--name", "block", "--delay", "1")  # a batch lasts 45 s
     eventually(lambda: len(site.paths) > 5)
-    operations.block(ledger, url_rules.host_of(site.url), time.time())
+    orders.block(ledger, url_rules.host_of(site.url), time.time())
     blocked_at = time.time()
     counts = outcome("block", timeout=10)
     assert max(request.at for request in site.requests) < blocked_at + 3
@@ -121,7 +121,7 @@ def test_poisoned_messages_end_among_the_dead_letters(
     processes: Processes, services: Services, site: Site, outcome: Outcome
 ) -> None:
     with Connection("amqp://seed:seed@127.0.0.1:22292/crawler") as connection:
-        send = functools.partial(Producer(connection).publish, exchange="frontier", routing_key="frontier")
+        send = functools.partial(Producer(connection).publish, exchange="record", routing_key="record")
         send("no task at all")
         send([[{"no": "report"}], {}, {}], serializer="json", headers={"task": "record", "id": "1"}, correlation_id="1")
         send([[], {}, {}], serializer="json", headers={"task": "no such task", "id": "2"}, correlation_id="2")
@@ -165,7 +165,7 @@ def test_a_hostile_site_is_crawled_to_the_end(
     expected = hostile.furnish(site)
     processes.seed("--job", str(processes.file("job.yml", {"name": "hostile", "seeds": [site.url], **hostile.JOB})))
     counts = outcome("hostile", 200)
-    became = {url_rules.path_of(row["url"]): row for row in operations.pages(ledger, "hostile")}
+    became = {url_rules.path_of(row["url"]): row for row in status.pages(ledger, "hostile")}
     hostile.check(expected, became)
     assert counts["discovered"] == len(became)
     assert all(process.poll() is None for process in processes.running.values()), "a process died"

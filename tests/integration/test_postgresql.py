@@ -10,8 +10,8 @@ from ledger_promises import *  # noqa: F403
 from ledger_promises import admission, counts, report
 from sqlalchemy.exc import DBAPIError
 
-from crawler import operations
-from crawler.ledger import Ledger
+from crawler.frontier import status
+from crawler.frontier.ledger import Ledger
 from crawler.messages import Report
 
 
@@ -56,7 +56,7 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
         thread.start()
 
     def open_urls() -> int:
-        counted = operations.status(ledger, 0)[0]["counts"]
+        counted = status.snapshots(ledger, 0)[0]["counts"]
         return int(counted["queued"] + counted["leased"])
 
     deadline = time.monotonic() + 60

@@ -24,7 +24,7 @@ HOST: dict[str, Any] = {
     "frontier_broker_url": "amqp://frontier:frontier-secret@broker1:5672/crawler",
     "frontier_database_url": "postgresql+psycopg://crawler:database-secret@127.0.0.1:5432/crawler",
     "postgresql_password": "database-secret",
-    "rabbitmq_passwords": {"seed": "seed-secret", "worker": "worker-secret", "frontier": "frontier-secret"},
+    "rabbitmq_passwords": {"seed": "seed-secret", "worker": "worker-secret", "ledger": "ledger-secret"},
     "release_contact": "you@example.org",
     "release_source": str(ROLES.parent),
     "worker_broker_url": "amqp://worker:worker-secret@broker1:5672/crawler",

@@ -30,7 +30,7 @@ def test_definitions_hold_hashes_and_no_password(render: Render) -> None:
     text = render("rabbitmq", "definitions.json.j2")
     assert "secret" not in text
     users = {user["name"]: user for user in json.loads(text)["users"]}
-    assert set(users) == {"seed", "worker", "frontier"}
+    assert set(users) == {"seed", "worker", "ledger"}
     assert all(hash_of(f"{name}-secret", user["password_hash"]) for name, user in users.items())
 
 
@@ -51,7 +51,7 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
         assert queue["arguments"] == {"x-queue-type": "quorum"}
     [policy] = definitions["policies"]
     covered = {queue["name"] for queue in definitions["queues"] if re.search(policy["pattern"], queue["name"])}
-    assert covered == {"frontier", "fetch"}
+    assert covered == {"record", "fetch"}
     assert policy["definition"]["dead-letter-exchange"] == "dead"
     assert policy["definition"]["delivery-limit"] == 20  # a number: RabbitMQ refuses the text "20"
 
@@ -59,13 +59,13 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
 @pytest.mark.parametrize(
     ("user", "right", "may", "may_not"),
     [
-        ("seed", "write", ["frontier", "watch.1"], ["fetch", "orders", "status", "dead"]),
-        ("seed", "read", ["status", "watch.1"], ["frontier", "fetch", "dead"]),
-        ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["frontier", "dead", "status"]),
-        ("worker", "write", ["frontier", "amq.default"], ["fetch", "orders", "status", "dead"]),
-        ("worker", "configure", ["pulse.worker-1@worker1"], ["fetch", "frontier", "xpulse."]),
-        ("frontier", "read", ["frontier", "fetch"], ["dead"]),
-        ("frontier", "write", ["fetch", "orders", "status"], ["dead"]),
+        ("seed", "write", ["record", "watch.1"], ["fetch", "orders", "status", "dead"]),
+        ("seed", "read", ["status", "watch.1"], ["record", "fetch", "dead"]),
+        ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["record", "dead", "status"]),
+        ("worker", "write", ["record", "amq.default"], ["fetch", "orders", "status", "dead"]),
+        ("worker", "configure", ["pulse.worker-1@worker1"], ["fetch", "record", "xpulse."]),
+        ("ledger", "read", ["record", "fetch"], ["dead"]),
+        ("ledger", "write", ["fetch", "orders", "status"], ["dead"]),
     ],
 )
 def test_users_have_the_least_rights(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from website import Site
 
-from crawler.ledger import Ledger
+from crawler.frontier.ledger import Ledger
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ import pytest
 from gevent.event import Event
 from website import Answer, Site
 
-from crawler import fetch, local, operations, urls
-from crawler import ledger as ledger_module
-from crawler.archive import Archive
+from crawler import local, urls
+from crawler.frontier import ledger as ledger_module
+from crawler.frontier import status
+from crawler.frontier.ledger import Ledger
 from crawler.job import Job
-from crawler.ledger import Ledger
 from crawler.messages import Admission
+from crawler.worker import fetch
+from crawler.worker.archive import Archive
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +33,7 @@ def crawl(ledger: Ledger, url: str, archive: Archive | None = None, **job: Any) 
     made = Job(name="j", **{"delay": 0, "max_attempts": 1, **job})
     seeds = Admission(job=made, seeding="s", chunk=0, chunks=1, urls=[url])
     local.crawl(ledger, [seeds], Event(), lambda _: None, archive)
-    return {urls.path_of(row["url"]): row for row in operations.pages(ledger, "j")}
+    return {urls.path_of(row["url"]): row for row in status.pages(ledger, "j")}
 
 
 def test_it_is_crawled_to_the_end(site: Site, ledger: Ledger, tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ def test_server_comes_back_after_a_reboot(host: Host) -> None:
 
 def test_each_role_has_a_user_and_nobody_else(host: Host) -> None:
     users = {user["user"]: user["tags"] for user in rabbitmq(host, "list_users")}
-    assert users == {"seed": [], "worker": [], "frontier": []}
+    assert users == {"seed": [], "worker": [], "ledger": []}
 
 
-@pytest.mark.parametrize("queue", ["frontier", "fetch", "dead"])
+@pytest.mark.parametrize("queue", ["record", "fetch", "dead"])
 def test_queues_keep_messages_over_a_crash(host: Host, queue: str) -> None:
     types = {found["name"]: found["type"] for found in rabbitmq(host, "list_queues --vhost crawler name type")}
     assert types[queue] == "quorum"

@@ -29,7 +29,8 @@ from pathlib import Path
 
 import gevent
 
-from crawler import fetch, settings, urls
+from crawler import settings, urls
+from crawler.worker import fetch
 
 MAX_BYTES = 1024**3
 """Size at which a file is complete."""

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler import ledger as ledger_module
-from crawler import operations
+from crawler.frontier import ledger as ledger_module
+from crawler.frontier import orders, status
+from crawler.frontier.ledger import Ledger
 from crawler.job import Job, Scope
-from crawler.ledger import Ledger
-from crawler.messages import Admission, BackOff, Batch, Link, Page, Report, Retry
+from crawler.messages import Admission, BackOff, Batch, Link, Report, Retry, UrlResult
 
 SITE = "http://a.test"
 
@@ -31,7 +31,7 @@ def admission(*paths: str, chunk: int = 0, last: bool = True, seeding: str = "s"
 
 def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Report:
     """Everything in `batch` was fetched, unless `fields` say otherwise."""
-    pages = [Page(url=target.url, state="done", fetched_at=1, status=200) for target in batch.targets]
+    pages = [UrlResult(url=target.url, state="done", fetched_at=1, status=200) for target in batch.targets]
     return Report(
         **{
             "lease": batch.lease,
@@ -40,7 +40,7 @@ def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Repor
             "worker": "w",
             "release": "r",
             "delay": batch.job.delay,
-            "pages": pages,
+            "results": pages,
             "links": [Link(url=SITE + path, depth=1) for path in links],
             **fields,
         }
@@ -48,8 +48,8 @@ def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Repor
 
 
 def counts(ledger: Ledger, now: float = 0) -> dict[str, int]:
-    (job,) = operations.status(ledger, now)
-    assert job["counts"] == operations.count_again(ledger, "j")
+    (job,) = status.snapshots(ledger, now)
+    assert job["counts"] == status.count_again(ledger, "j")
     return {state: count for state, count in job["counts"].items() if count and state != "discovered"}
 
 
@@ -59,11 +59,11 @@ def test_what_workers_hold_is_recalled(ledger: Ledger, order: str, left: str) ->
     (batch,) = ledger.lease(1, now=0)
     assert ledger.recalled() == []
     if order == "block":
-        operations.block(ledger, "a.test", now=1)
+        orders.block(ledger, "a.test", now=1)
     else:
-        operations.set_state(ledger, "j", order, now=1)
+        orders.set_state(ledger, "j", order, now=1)
     assert ledger.recalled() == [batch.lease]
-    ledger.record(report(batch, pages=[], unfetched=[target.url for target in batch.targets], links=("/c",)), now=2)
+    ledger.record(report(batch, results=[], unfetched=[target.url for target in batch.targets], links=("/c",)), now=2)
     assert ledger.recalled() == []
     ledger.tidy(now=3)
     assert counts(ledger) == {left: 3}
@@ -119,7 +119,7 @@ def test_recording_twice_changes_nothing(ledger: Ledger) -> None:
 def test_what_was_not_fetched_is_queued_again(ledger: Ledger) -> None:
     ledger.admit(admission("/a", "/b"), now=0)
     (batch,) = ledger.lease(1, now=0)
-    ledger.record(report(batch, pages=[], unfetched=[SITE + "/a", SITE + "/b"]), now=1)
+    ledger.record(report(batch, results=[], unfetched=[SITE + "/a", SITE + "/b"]), now=1)
     assert counts(ledger) == {"queued": 2}
 
 
@@ -127,9 +127,9 @@ def test_retries_end(ledger: Ledger) -> None:
     ledger.admit(admission("/a", max_attempts=2), now=0)
     for now in (0, 100):
         (batch,) = ledger.lease(1, now=now)
-        ledger.record(report(batch, pages=[], retries=[Retry(url=SITE + "/a", reason="HTTP 500")]), now=now + 1)
+        ledger.record(report(batch, results=[], retries=[Retry(url=SITE + "/a", reason="HTTP 500")]), now=now + 1)
     assert counts(ledger) == {"failed": 1}
-    (page,) = operations.pages(ledger, "j")
+    (page,) = status.pages(ledger, "j")
     assert (page["reason"], page["attempts"]) == ("HTTP 500", 2)
 
 
@@ -148,7 +148,7 @@ def test_a_late_report_does_not_disturb_the_new_lease(ledger: Ledger) -> None:
     later = ledger_module.LEASE_SECONDS + 1
     ledger.tidy(now=later)
     (new,) = ledger.lease(1, now=later)
-    ledger.record(report(old, pages=[], unfetched=[SITE + "/a"]), now=later + 1)
+    ledger.record(report(old, results=[], unfetched=[SITE + "/a"]), now=later + 1)
     assert counts(ledger) == {"leased": 1}
     ledger.record(report(new), now=later + 2)
     assert counts(ledger) == {"done": 1}
@@ -158,7 +158,7 @@ def test_back_off_grows_and_a_dead_host_is_given_up(ledger: Ledger) -> None:
     ledger.admit(admission("/a"), now=0)
     now, rests = 0.0, []
     while batches := ledger.lease(1, now=now):
-        failed = report(batches[0], pages=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="refused"))
+        failed = report(batches[0], results=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="refused"))
         ledger.record(failed, now=now)
         ledger.tidy(now)
         rests.append(ledger_module.BACK_OFF_FIRST * 2 ** len(rests))
@@ -167,13 +167,13 @@ def test_back_off_grows_and_a_dead_host_is_given_up(ledger: Ledger) -> None:
         now += rests[-1] * 1.6
     assert len(rests) == ledger_module.MAX_HOST_FAILURES
     assert counts(ledger) == {"failed": 1}
-    assert next(operations.pages(ledger, "j"))["reason"] == "host given up: refused"
+    assert next(status.pages(ledger, "j"))["reason"] == "host given up: refused"
 
 
 def test_retry_after_is_kept(ledger: Ledger) -> None:
     ledger.admit(admission("/a", "/b"), now=0)
     (batch,) = ledger.lease(1, now=0)
-    rest = report(batch, pages=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="HTTP 429", seconds=100))
+    rest = report(batch, results=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="HTTP 429", seconds=100))
     ledger.record(rest, now=0)
     assert ledger.lease(1, now=99) == []
     assert ledger.lease(1, now=101)
@@ -182,7 +182,7 @@ def test_retry_after_is_kept(ledger: Ledger) -> None:
 def test_max_pages_is_exact(ledger: Ledger) -> None:
     ledger.admit(admission("/0", max_pages=70, delay=0), now=0)
     now = 0.0
-    while operations.status(ledger, now)[0]["state"] == "running":
+    while status.snapshots(ledger, now)[0]["state"] == "running":
         now += 1
         for batch in ledger.lease(10, now):
             links = tuple(f"/{int(t.url.rpartition('/')[2]) * 3 + n}" for t in batch.targets for n in (1, 2, 3))
@@ -197,14 +197,14 @@ def test_a_job_is_done_when_all_pieces_arrived_and_nothing_is_open(ledger: Ledge
     (batch,) = ledger.lease(1, now=0)
     ledger.record(report(batch), now=1)
     ledger.tidy(1)
-    assert operations.status(ledger, 1)[0]["state"] == "running"
+    assert status.snapshots(ledger, 1)[0]["state"] == "running"
     ledger.admit(admission("/a", chunk=0, last=False), now=2)
     (batch,) = ledger.lease(1, now=10)
     ledger.record(report(batch), now=11)
     ledger.tidy(11)
-    assert operations.status(ledger, 11)[0]["state"] == "done"
+    assert status.snapshots(ledger, 11)[0]["state"] == "done"
     ledger.admit(admission("/c", seeding="later"), now=12)
-    assert operations.status(ledger, 12)[0]["state"] == "running"
+    assert status.snapshots(ledger, 12)[0]["state"] == "running"
 
 
 @settings(max_examples=30, deadline=None)
@@ -236,9 +236,9 @@ def test_conservation_whatever_happens_in_whatever_order(events: list[str], data
             urls = [target.url for target in batch.targets]
             result = report(batch, links=links)
             if event == "redeliver":
-                result = report(batch, pages=[], unfetched=urls, redelivered=True)
+                result = report(batch, results=[], unfetched=urls, redelivered=True)
             if event == "return":
-                result = report(batch, pages=[], unfetched=urls[1:], retries=[Retry(url=urls[0], reason="x")])
+                result = report(batch, results=[], unfetched=urls[1:], retries=[Retry(url=urls[0], reason="x")])
             if event != "lose":
                 seen.append(result)
                 ledger.record(result, now)
@@ -258,8 +258,8 @@ def test_depth_is_exact_whatever_is_found_first(ledger: Ledger) -> None:
     ledger.record(report(batch, links=("/x", "/y")), now=1)
     (batch,) = ledger.lease(5, now=2)
     assert {target.depth for target in batch.targets} == {1}  # a batch never mixes levels
-    again = report(batch, pages=[], unfetched=[SITE + "/y"])
-    again.pages = [Page(url=SITE + "/x", state="done", fetched_at=1, status=200)]
+    again = report(batch, results=[], unfetched=[SITE + "/y"])
+    again.results = [UrlResult(url=SITE + "/x", state="done", fetched_at=1, status=200)]
     again.links = [Link(url=SITE + "/deep", depth=2)]
     ledger.record(again, now=3)
     (batch,) = ledger.lease(5, now=4)
@@ -296,18 +296,18 @@ def test_max_pages_per_host(ledger: Ledger) -> None:
 def test_recrawl_visits_again_with_what_is_known(ledger: Ledger) -> None:
     ledger.admit(admission("/a", recrawl="1h"), now=0)
     (batch,) = ledger.lease(1, now=0)
-    page = Page(url=SITE + "/a", state="done", fetched_at=10, status=200, title="A", etag='"1"', digest="d")
-    ledger.record(report(batch, pages=[page]), now=10)
+    page = UrlResult(url=SITE + "/a", state="done", fetched_at=10, status=200, title="A", etag='"1"', digest="d")
+    ledger.record(report(batch, results=[page]), now=10)
     ledger.tidy(11)
-    assert operations.status(ledger, 11)[0]["state"] == "done"
+    assert status.snapshots(ledger, 11)[0]["state"] == "done"
     ledger.tidy(3000)
     assert ledger.lease(1, now=3000) == []
     ledger.tidy(3700)
     (batch,) = ledger.lease(1, now=3700)
     assert (batch.targets[0].etag, batch.targets[0].digest) == ('"1"', "d")
-    same = Page(url=SITE + "/a", state="done", fetched_at=3700, status=304, reason="not modified")
-    ledger.record(report(batch, pages=[same]), now=3701)
-    (row,) = operations.pages(ledger, "j")
+    same = UrlResult(url=SITE + "/a", state="done", fetched_at=3700, status=304, reason="not modified")
+    ledger.record(report(batch, results=[same]), now=3701)
+    (row,) = status.pages(ledger, "j")
     assert (row["title"], row["etag"], row["status"], row["reason"]) == ("A", '"1"', 304, "not modified")
     assert counts(ledger) == {"done": 1}
 
@@ -316,10 +316,10 @@ def test_recrawl_visits_what_was_no_page_as_well(ledger: Ledger) -> None:
     ledger.admit(admission("/a", "/b", "/c", recrawl="1h", max_attempts=1), now=0)
     (batch,) = ledger.lease(1, now=0)
     pages = [
-        Page(url=SITE + "/a", state="failed", fetched_at=1, status=404, reason="HTTP 404"),
-        Page(url=SITE + "/b", state="excluded", fetched_at=1, status=302, reason="redirect to"),
+        UrlResult(url=SITE + "/a", state="failed", fetched_at=1, status=404, reason="HTTP 404"),
+        UrlResult(url=SITE + "/b", state="excluded", fetched_at=1, status=302, reason="redirect to"),
     ]
-    ledger.record(report(batch, pages=pages, retries=[Retry(url=SITE + "/c", reason="HTTP 500")]), now=2)
+    ledger.record(report(batch, results=pages, retries=[Retry(url=SITE + "/c", reason="HTTP 500")]), now=2)
     ledger.tidy(3)
     assert counts(ledger, 3) == {"failed": 2, "excluded": 1}
     ledger.tidy(3700)
@@ -340,7 +340,7 @@ def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> N
         Link(url=SITE + "/y", depth=9, excluded="depth"),
         Link(url=SITE + "/", depth=1),
     ]
-    ledger.record(report(batch, pages=[], unfetched=[nearer.url]).model_copy(update={"links": found}), now=11)
+    ledger.record(report(batch, results=[], unfetched=[nearer.url]).model_copy(update={"links": found}), now=11)
     assert counts(ledger) == {"done": 1, "queued": 2, "excluded": 1}
     assert ledger.admit(admission("/y", "/near", seeding="by hand"), now=12) == 1
     assert counts(ledger) == {"done": 1, "queued": 3}
@@ -377,7 +377,7 @@ def test_a_url_that_is_lost_again_and_again_is_isolated_and_given_up(ledger: Led
         (batch,) = ledger.lease(1, now)
         assert batch.lost_before
     assert [target.url for target in batch.targets] == [SITE + "/bad"]  # alone, though it was not alone to blame
-    ledger.record(report(batch, pages=[], unfetched=[SITE + "/bad"]), now)
+    ledger.record(report(batch, results=[], unfetched=[SITE + "/bad"]), now)
     for _ in range(ledger_module.MAX_EXPIRIES):
         now += 1
         for batch in ledger.lease(1, now):
@@ -385,8 +385,8 @@ def test_a_url_that_is_lost_again_and_again_is_isolated_and_given_up(ledger: Led
             if target.url == SITE + "/good":
                 ledger.record(report(batch), now)
             else:
-                ledger.record(report(batch, pages=[], unfetched=[target.url], redelivered=True), now)
-                ledger.record(report(batch, pages=[], unfetched=[target.url], redelivered=True), now)  # twice
+                ledger.record(report(batch, results=[], unfetched=[target.url], redelivered=True), now)
+                ledger.record(report(batch, results=[], unfetched=[target.url], redelivered=True), now)  # twice
     ledger.tidy(now)
     assert counts(ledger, now) == {"done": 1, "failed": 1}
 
@@ -410,7 +410,7 @@ def test_a_host_that_gives_pages_is_not_dead(ledger: Ledger) -> None:
         (batch,) = ledger.lease(1, now)
         first, second, *rest = (target.url for target in batch.targets)
         limited = report(batch, unfetched=rest, back_off=BackOff(reason="HTTP 429"))
-        limited.pages, limited.retries = limited.pages[:1], [Retry(url=second, reason="HTTP 429")]
+        limited.results, limited.retries = limited.results[:1], [Retry(url=second, reason="HTTP 429")]
         ledger.record(limited, now)
         ledger.tidy(now)
     assert counts(ledger, now) == {"done": 16, "queued": 24}
@@ -422,7 +422,7 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     now = 0.0
     while batches := ledger.lease(1, now):
         failed = [Retry(url=SITE + "/a", reason="refused")]
-        ledger.record(report(batches[0], pages=[], retries=failed, back_off=BackOff(reason="refused")), now)
+        ledger.record(report(batches[0], results=[], retries=failed, back_off=BackOff(reason="refused")), now)
         ledger.tidy(now)
         now += 10_000
     assert counts(ledger, now) == {"failed": 1}
@@ -444,14 +444,14 @@ def test_a_seeding_that_was_broken_off_does_not_keep_its_job_open(ledger: Ledger
     (batch,) = ledger.lease(1, now=0)
     ledger.record(report(batch), now=1)
     ledger.tidy(2)
-    assert operations.status(ledger, 2)[0]["state"] == "running"
+    assert status.snapshots(ledger, 2)[0]["state"] == "running"
     ledger.tidy(ledger_module.SEEDING_PATIENCE + 1)
-    assert operations.status(ledger, 2)[0]["state"] == "done"
+    assert status.snapshots(ledger, 2)[0]["state"] == "done"
 
 
 def test_urls_for_a_cancelled_job_let_it_go_on_unless_they_were_under_way(ledger: Ledger) -> None:
     ledger.admit(admission("/a", last=False), now=0)
-    operations.set_state(ledger, "j", "cancelled", now=1)
+    orders.set_state(ledger, "j", "cancelled", now=1)
     ledger.admit(admission("/b", chunk=1), now=2)
     ledger.tidy(3)
     assert counts(ledger, 3) == {"excluded": 2}
@@ -486,6 +486,6 @@ def test_a_wider_limit_goes_on_where_the_narrower_one_stopped(ledger: Ledger) ->
     crawl(0)
     assert counts(ledger) == {"done": 2, "excluded": 1}
     ledger.admit(admission("/0", depth=3, delay=0, seeding="again"), now=1)
-    assert operations.status(ledger, 1)[0]["state"] == "running"
+    assert status.snapshots(ledger, 1)[0]["state"] == "running"
     crawl(2)
     assert counts(ledger) == {"done": 4, "excluded": 1}

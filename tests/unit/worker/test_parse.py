@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from crawler import parse
-from crawler.tame import tame
+from crawler.worker import parse
+from crawler.worker.html_bounds import tame
 
 PAGE = "http://example.org/dir/page"
 

@@ -23,9 +23,9 @@ from requests.structures import CaseInsensitiveDict
 from warcio.archiveiterator import ArchiveIterator
 from warcio.checker import Checker
 
-from crawler import archive as archive_module
-from crawler.archive import Archive, Position
-from crawler.fetch import Response
+from crawler.worker import archive as archive_module
+from crawler.worker.archive import Archive, Position
+from crawler.worker.fetch import Response
 
 REQUEST = {"User-Agent": "CrawlerFleet/1 (+ops@example.org)", "Accept-Encoding": "gzip"}
 

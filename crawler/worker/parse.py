@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler import urls
-from crawler.encoding import with_query_in
-from crawler.tame import tame
+from crawler.worker.encoding import with_query_in
+from crawler.worker.html_bounds import tame
 
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a` and `area`: the selector of each by its name."""

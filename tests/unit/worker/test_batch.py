@@ -17,13 +17,16 @@ import pytest
 from warcio.archiveiterator import ArchiveIterator
 from website import HTML, Answer, Site
 
-from crawler import batch as batch_module
-from crawler import parse, settings, urls
-from crawler.archive import Archive
-from crawler.batch import Seen, UnderWay, fetch_batch
-from crawler.fetch import Client
+from crawler import settings, urls
 from crawler.job import Job
+from crawler.known_links import KnownLinks
 from crawler.messages import BackOff, Batch, Link, Report, RobotsFile, Target
+from crawler.worker import batch as batch_module
+from crawler.worker import parse
+from crawler.worker.active import ActiveBatches
+from crawler.worker.archive import Archive
+from crawler.worker.batch import fetch_batch
+from crawler.worker.fetch import Client
 
 
 def crawl(
@@ -49,16 +52,16 @@ def crawl(
 def outcome(site: Site, path: str, **job: Any) -> tuple[str, str | None]:
     """(state or 'retry', reason) of one URL."""
     report = crawl(site, path, **job)
-    assert len(report.pages) + len(report.retries) + len(report.unfetched) == 1
+    assert len(report.results) + len(report.retries) + len(report.unfetched) == 1
     if report.retries:
         return "retry", report.retries[0].reason
-    return (report.pages[0].state, report.pages[0].reason) if report.pages else ("unfetched", None)
+    return (report.results[0].state, report.results[0].reason) if report.results else ("unfetched", None)
 
 
 def test_a_page_and_what_it_says(site: Site) -> None:
     site.pages["/"] = Answer('<title>Front</title><a href="/a">a</a><a href="http://other.test/">o</a>')
     report = crawl(site, "/")
-    (page,) = report.pages
+    (page,) = report.results
     assert (page.state, page.status, page.title, page.content_type) == ("done", 200, "Front", "text/html")
     assert page.bytes == len(site.pages["/"].body)  # type: ignore[union-attr, arg-type]
     assert [(link.url, link.depth, link.excluded) for link in report.links] == [
@@ -71,7 +74,7 @@ def test_a_page_and_what_it_says(site: Site) -> None:
 def test_delay_is_kept_between_all_requests_robots_included(site: Site) -> None:
     site.tree(4)
     report = crawl(site, "/", "/1", "/2", "/3", delay=0.2)
-    assert len(report.pages) == 4
+    assert len(report.results) == 4
     assert site.paths[0] == "/robots.txt"
     times = [request.at for request in site.requests]
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.2
@@ -100,7 +103,7 @@ def test_robots_txt_is_obeyed_and_kept(site: Site) -> None:
     site.pages["/robots.txt"] = Answer("User-agent: *\nDisallow: /private")
     site.pages["/private/x"] = Answer("secret")
     report = crawl(site, "/private/x")
-    assert (report.pages[0].state, report.pages[0].reason) == ("excluded", "robots.txt")
+    assert (report.results[0].state, report.results[0].reason) == ("excluded", "robots.txt")
     assert site.paths == ["/robots.txt"]
     assert report.robots[site.url].status == 200
     assert outcome(site, "/private/x", robots=False) == ("done", None)
@@ -109,7 +112,7 @@ def test_robots_txt_is_obeyed_and_kept(site: Site) -> None:
 def test_a_known_robots_txt_is_not_fetched_again(site: Site) -> None:
     site.tree(1)
     report = crawl(site, "/", known={site.url: RobotsFile(fetched_at=time.time(), status=404)})
-    assert len(report.pages) == 1
+    assert len(report.results) == 1
     assert site.paths == ["/"]
 
 
@@ -253,7 +256,7 @@ def test_told_to_stop_it_returns_the_rest(site: Site) -> None:
 
     site.pages["/1"] = second
     report = crawl(site, "/", "/1", "/2", "/3", stop=stop)
-    assert [page.url for page in report.pages] == [f"{site.url}/", f"{site.url}/1"]
+    assert [page.url for page in report.results] == [f"{site.url}/", f"{site.url}/1"]
     assert report.unfetched == [f"{site.url}/2", f"{site.url}/3"]
 
 
@@ -268,7 +271,7 @@ def test_a_redirect_chain_has_an_end(site: Site) -> None:
     )
     with Client("x") as client:
         report = fetch_batch(batch, client, threading.Event(), worker="t")
-    assert report.pages[0].reason == "more than 10 redirects in a row"
+    assert report.results[0].reason == "more than 10 redirects in a row"
 
 
 def test_an_expired_lease_is_not_fetched(site: Site) -> None:
@@ -291,7 +294,7 @@ def test_a_known_page_is_asked_for_only_if_changed(site: Site) -> None:
         return Answer("", 304) if unchanged else Answer("<title>x</title>", headers={**HTML, "ETag": '"1"'})
 
     site.pages["/"] = page
-    first = crawl(site, "/").pages[0]
+    first = crawl(site, "/").results[0]
     assert (first.etag, first.reason) == ('"1"', None)
     again = Target(url=f"{site.url}/", depth=0, etag=first.etag, digest=first.digest)
     assert fetch_one(site, again).reason == "not modified"
@@ -301,7 +304,7 @@ def test_a_known_page_is_asked_for_only_if_changed(site: Site) -> None:
 def fetch_one(site: Site, target: Target) -> Any:
     batch = Batch(lease="l", job=Job(name="t", delay=0), host=site.host, targets=[target], expires_at=time.time() + 60)
     with Client("x") as client:
-        return fetch_batch(batch, client, threading.Event(), worker="t").pages[0]
+        return fetch_batch(batch, client, threading.Event(), worker="t").results[0]
 
 
 def test_sitemaps_are_found_through_robots_txt(site: Site) -> None:
@@ -322,14 +325,14 @@ def test_sitemaps_are_found_through_robots_txt(site: Site) -> None:
     )
     with Client("x") as client:
         report = fetch_batch(batch, client, threading.Event(), worker="t")
-    assert (report.pages[0].state, report.pages[0].reason) == ("excluded", "sitemap of 1 URLs")
+    assert (report.results[0].state, report.results[0].reason) == ("excluded", "sitemap of 1 URLs")
     assert [(link.url, link.depth, link.sitemap) for link in report.links] == [(f"{site.url}/hidden", 0, False)]
 
 
 def test_noindex_pages_lead_on_but_are_not_kept(site: Site) -> None:
     site.pages["/"] = Answer('<title>x</title><meta name=robots content=noindex><a href="/a">a</a>')
     report = crawl(site, "/")
-    assert (report.pages[0].reason, report.pages[0].title) == ("noindex: not kept", None)
+    assert (report.results[0].reason, report.results[0].title) == ("noindex: not kept", None)
     assert len(report.links) == 1
 
 
@@ -350,7 +353,7 @@ def test_x_robots_tag_nofollow(site: Site) -> None:
 def test_x_robots_tag_for_one_crawler(site: Site, value: str, links: int, reason: str | None) -> None:
     site.pages["/"] = Answer('<a href="/a">a</a>', headers={**HTML, "X-Robots-Tag": value})
     report = crawl(site, "/")
-    assert (len(report.links), report.pages[0].reason) == (links, reason)
+    assert (len(report.links), report.results[0].reason) == (links, reason)
 
 
 def test_the_archive_has_the_request_as_it_was_sent(site: Site, tmp_path: Path) -> None:
@@ -381,12 +384,12 @@ def test_what_is_said_to_robots_may_be_ignored_on_a_site_of_your_own(site: Site)
     assert crawl(site, "/").links == []
     report = crawl(site, "/", robots=False)
     assert [link.url for link in report.links] == [f"{site.url}/a"]
-    assert report.pages[0].reason is None
+    assert report.results[0].reason is None
 
 
 def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
     site.tree(3)
-    seen = Seen()
+    known = KnownLinks()
     batch = Batch(
         lease="l",
         job=Job(name="t", delay=0),
@@ -395,52 +398,52 @@ def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
         expires_at=time.time() + 60,
     )
     with Client("x") as client:
-        first = fetch_batch(batch, client, threading.Event(), worker="t", seen=seen)
+        first = fetch_batch(batch, client, threading.Event(), worker="t", known_links=known)
         assert len(first.links) == 3
-        again = fetch_batch(batch, client, threading.Event(), worker="t", seen=seen)
+        again = fetch_batch(batch, client, threading.Event(), worker="t", known_links=known)
         assert len(again.links) == 3  # not confirmed, so sent again
-        seen.add("t", first.links)
-        assert fetch_batch(batch, client, threading.Event(), worker="t", seen=seen).links == []
+        known.add("t", first.links)
+        assert fetch_batch(batch, client, threading.Event(), worker="t", known_links=known).links == []
         batch.targets[0].depth = 2  # a shorter way is news
-        assert len(fetch_batch(batch, client, threading.Event(), worker="t", seen=seen).links) == 3
+        assert len(fetch_batch(batch, client, threading.Event(), worker="t", known_links=known).links) == 3
 
 
 def test_remembering_links_takes_no_more_memory_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Seen, "PLACES", 4096)
-    seen = Seen()
+    monkeypatch.setattr(KnownLinks, "PLACES", 4096)
+    known = KnownLinks()
     old = [Link(url=f"http://a.test/{number}", depth=1) for number in range(100)]
-    seen.add("j", old)
-    assert sum(seen.covers("j", link) for link in old) > 90  # a few displace one another
-    assert not any(seen.covers("another", link) for link in old)
+    known.add("j", old)
+    assert sum(known.covers("j", link) for link in old) > 90  # a few displace one another
+    assert not any(known.covers("another", link) for link in old)
     tracemalloc.start()
-    seen.add("j", (Link(url=f"http://b.test/{number}", depth=1) for number in range(30_000)))
+    known.add("j", (Link(url=f"http://b.test/{number}", depth=1) for number in range(30_000)))
     assert tracemalloc.get_traced_memory()[0] < 10_000
     tracemalloc.stop()
-    assert sum(seen.covers("j", link) for link in old) < 10
+    assert sum(known.covers("j", link) for link in old) < 10
 
 
 def test_a_batch_is_recalled_wherever_it_is() -> None:
-    under_way = UnderWay()
-    with under_way.batch("a") as first, under_way.batch("a") as again, under_way.batch("b") as other:
-        under_way.recall(["a", "c"])
+    active = ActiveBatches()
+    with active.batch("a") as first, active.batch("a") as again, active.batch("b") as other:
+        active.recall(["a", "c"])
         assert (first.is_set(), again.is_set(), other.is_set()) == (True, True, False)
-    with under_way.batch("c") as late, under_way.batch("b") as other:
+    with active.batch("c") as late, active.batch("b") as other:
         assert (late.is_set(), other.is_set()) == (True, False)
-        under_way.stop()
+        active.stop()
         assert other.is_set()
-    with under_way.batch("d") as after:
+    with active.batch("d") as after:
         assert after.is_set()
 
 
 def test_a_recalled_batch_does_not_wait_for_the_delay(site: Site) -> None:
     site.tree(3)
-    under_way = UnderWay()
-    with under_way.batch("lease") as told:
-        gevent.spawn_later(0.3, under_way.recall, ["lease"])
+    active = ActiveBatches()
+    with active.batch("lease") as told:
+        gevent.spawn_later(0.3, active.recall, ["lease"])
         began = time.monotonic()
         report = crawl(site, "/", "/1", stop=told, delay=30)
         assert time.monotonic() - began < 5
-    assert [page.url for page in report.pages] == []
+    assert [page.url for page in report.results] == []
     assert report.unfetched == [f"{site.url}/", f"{site.url}/1"]
 
 
@@ -455,7 +458,7 @@ def test_an_error_of_our_own_costs_one_url(site: Site, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(parse, "parse", broken)
     report = crawl(site, "/", "/1", "/2")
-    assert [(page.state, page.reason) for page in report.pages] == [
+    assert [(page.state, page.reason) for page in report.results] == [
         ("done", None),
         ("failed", "error in the crawler: RuntimeError: unforeseen"),
         ("done", None),
@@ -498,12 +501,12 @@ def test_a_flood_of_links_ends_the_batch(site: Site, monkeypatch: pytest.MonkeyP
     for path in ("/", "/1", "/2"):
         site.pages[path] = Answer("".join(f"<a href='{path}/{number}'>x</a>" for number in range(150)))
     report = crawl(site, "/", "/1", "/2")
-    assert [page.url for page in report.pages] == [f"{site.url}/", f"{site.url}/1"]
+    assert [page.url for page in report.results] == [f"{site.url}/", f"{site.url}/1"]
     assert report.unfetched == [f"{site.url}/2"]
     parts = list(report.parts(5_000))
     assert len(parts) > 2
     assert [link for part in parts for link in part.links] == report.links
-    assert [(part.lease, part.pages, part.unfetched, part.requests) for part in parts[:-1]] == [("", [], [], [])] * (
+    assert [(part.lease, part.results, part.unfetched, part.requests) for part in parts[:-1]] == [("", [], [], [])] * (
         len(parts) - 1
     )
     assert parts[-1].model_copy(update={"links": report.links}) == report
@@ -512,7 +515,7 @@ def test_a_flood_of_links_ends_the_batch(site: Site, monkeypatch: pytest.MonkeyP
 
 def test_links_are_all_reported_again_when_a_report_may_have_been_lost(site: Site) -> None:
     site.tree(3)
-    seen = Seen()
+    known = KnownLinks()
     for lost_before, links in ((False, 3), (False, 0), (True, 3)):
         batch = Batch(
             lease="l",
@@ -523,9 +526,9 @@ def test_links_are_all_reported_again_when_a_report_may_have_been_lost(site: Sit
             lost_before=lost_before,
         )
         with Client("x") as client:
-            report = fetch_batch(batch, client, threading.Event(), worker="t", seen=seen)
+            report = fetch_batch(batch, client, threading.Event(), worker="t", known_links=known)
         assert len(report.links) == links
-        seen.add("t", report.links)
+        known.add("t", report.links)
 
 
 def test_a_connection_that_closes_as_it_is_used_costs_no_attempt_and_no_delay(site: Site) -> None:
@@ -539,7 +542,7 @@ def test_a_connection_that_closes_as_it_is_used_costs_no_attempt_and_no_delay(si
 
     site.raw["/1"] = close
     report = crawl(site, "/", "/1", delay=0.2, robots=False)
-    assert [(page.url, page.state) for page in report.pages] == [(f"{site.url}/", "done"), (f"{site.url}/1", "done")]
+    assert [(page.url, page.state) for page in report.results] == [(f"{site.url}/", "done"), (f"{site.url}/1", "done")]
     assert [request.status for request in report.requests] == [200, None, 200]
     assert min(later.at - earlier.at for earlier, later in itertools.pairwise(site.requests)) >= 0.2
 

@@ -73,7 +73,7 @@ def _reference(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"%26%23{ord(letter)}%3B" for letter in error.object[error.start : error.end]), error.end
 
 
-_AS_REFERENCE = "crawler.encoding.reference"
+_AS_REFERENCE = "crawler.worker.encoding.reference"
 """What to do with a character that the encoding has not: send &#1234; in its place, escaped."""
 codecs.register_error(_AS_REFERENCE, _reference)
 _ASCII = bytes(range(128)).replace(b"#", b"")  # which may be part of another character, in ISO-2022-JP

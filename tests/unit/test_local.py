@@ -12,11 +12,13 @@ from gevent.event import Event
 from warcio.archiveiterator import ArchiveIterator
 from website import Answer, Site
 
-from crawler import export, extract, local, operations
-from crawler.archive import Archive
+from crawler import local
+from crawler.frontier import export, status
+from crawler.frontier.ledger import Ledger
 from crawler.job import Job
-from crawler.ledger import Ledger
 from crawler.messages import Admission
+from crawler.worker import extract
+from crawler.worker.archive import Archive
 
 
 def crawled(site: Site, ledger: Ledger, keep: Archive | None, **job: Any) -> list[dict[str, Any]]:
@@ -25,7 +27,7 @@ def crawled(site: Site, ledger: Ledger, keep: Archive | None, **job: Any) -> lis
     local.crawl(ledger, [admission], Event(), lambda _: None, keep)
     if keep:
         keep.close()
-    return sorted(operations.pages(ledger, "j"), key=lambda row: row["url"])
+    return sorted(status.pages(ledger, "j"), key=lambda row: row["url"])
 
 
 def archive_at(path: Path, **options: Any) -> Archive:
@@ -53,7 +55,7 @@ def test_fields_reach_the_export(site: Site, ledger: Ledger, tmp_path: Path) -> 
     site.tree(3)
     crawled(site, ledger, None, extract={"title": "title", "links": {"css": "a", "attribute": "href", "all": True}})
     out = tmp_path / "out.jsonl"
-    assert export.write(operations.pages(ledger, "j", export.conditions("url~/$")), "jsonl", out) == 1
+    assert export.write(status.pages(ledger, "j", export.conditions("url~/$")), "jsonl", out) == 1
     assert json.loads(out.read_text())["fields"] == {"title": "Page 0", "links": ["/", "/1", "/2"]}
 
 

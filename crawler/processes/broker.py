@@ -20,7 +20,7 @@ class Broker:
     """Sends batches and snapshots; asks how much of the window is taken. Reconnects by itself with its next use."""
 
     def __init__(self) -> None:
-        from crawler.app import FETCH, app
+        from crawler.processes.app import FETCH, app
 
         self._app, self._fetch = app, FETCH
         self._connection: Connection = app.connection_for_write()

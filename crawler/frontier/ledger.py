@@ -3,11 +3,12 @@
     discovered = queued + leased + done + failed + excluded        (per job, at every commit)
 
 Each public method is one transaction (`tidy`: one for each job), and each may be repeated: a message seen twice changes
-nothing. All times are seconds since the epoch and come in as `now`. What a person asks or orders is in operations.py.
+nothing. All times are seconds since the epoch and come in as `now`. What a person asks or orders is in status.py.
 
-Locks are always taken in the order urls -> leases -> frontier -> hosts -> workers, and within a table by key, so that
-recorders and the scheduler cannot wait for each other in a circle. Rows travel to the database as one JSON parameter
-each way it takes in bulk: ten times faster than a parameter a value, and the same statement for both databases.
+Locks are always taken in the order urls -> leases -> host_queues -> hosts -> workers, and within a table by key, so
+that recorders and the scheduler cannot wait for each other in a circle. Rows travel to the database as one JSON
+parameter each way it takes in bulk: ten times faster than a parameter a value, and the same statement for both
+databases.
 """
 
 from __future__ import annotations
@@ -26,9 +27,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from crawler import urls as url_rules
+from crawler.frontier.schema import (
+    STATES,
+    host_queues,
+    hosts,
+    jobs,
+    leases,
+    metadata,
+    progress,
+    requests,
+    seedings,
+    urls,
+    workers,
+)
 from crawler.job import Job
-from crawler.messages import TERMINAL, Admission, Batch, Link, Page, Report, RobotsFile, Target
-from crawler.schema import STATES, frontier, hosts, jobs, leases, metadata, progress, requests, seedings, urls, workers
+from crawler.messages import TERMINAL, Admission, Batch, Link, Report, RobotsFile, Target, UrlResult
 
 MAX_BATCH = 50
 """URLs in a batch at most."""
@@ -51,7 +64,7 @@ SEEDING_PATIENCE = 600.0
 
 Moves = dict[tuple[int, str], Counter[str]]
 """Changes of the counts: by (job_id, host), by state."""
-RESULT = tuple(name for name in Page.model_fields if name not in ("url", "state"))
+RESULT = tuple(name for name in UrlResult.model_fields if name not in ("url", "state"))
 """The columns of a URL that say what its last fetch came to."""
 
 
@@ -268,8 +281,8 @@ class Ledger:
         ]
         if not rows:
             return
-        statement = self._insert_rows(frontier, rows, next_due=now)
-        added = {state: frontier.c[state] + statement.excluded[state] for state in STATES}
+        statement = self._insert_rows(host_queues, rows, next_due=now)
+        added = {state: host_queues.c[state] + statement.excluded[state] for state in STATES}
         tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "host"], set_=added))
         to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
         if to_crawl:
@@ -307,10 +320,10 @@ class Ledger:
         batches = []
         with self.transaction() as tx:
             due = tx.execute(
-                sa.select(frontier.c.job_id, frontier.c.host)
-                .join(jobs, jobs.c.job_id == frontier.c.job_id)
-                .where(frontier.c.queued > 0, frontier.c.next_due <= now, jobs.c.state == "running")
-                .order_by(frontier.c.next_due)
+                sa.select(host_queues.c.job_id, host_queues.c.host)
+                .join(jobs, jobs.c.job_id == host_queues.c.job_id)
+                .where(host_queues.c.queued > 0, host_queues.c.next_due <= now, jobs.c.state == "running")
+                .order_by(host_queues.c.next_due)
                 .limit(limit)
             ).all()
             for job_id, host in due:
@@ -320,20 +333,20 @@ class Ledger:
 
     def _lease_host(self, tx: Connection, job_id: int, host: str, now: float) -> Batch | None:
         row = tx.execute(
-            sa.select(jobs.c.spec, hosts.c.next_due, hosts.c.robots, hosts.c.blocked_at, frontier.c.done)
-            .join(frontier, frontier.c.job_id == jobs.c.job_id)
-            .join(hosts, hosts.c.host == frontier.c.host)
-            .where(jobs.c.job_id == job_id, frontier.c.host == host)
+            sa.select(jobs.c.spec, hosts.c.next_due, hosts.c.robots, hosts.c.blocked_at, host_queues.c.done)
+            .join(host_queues, host_queues.c.job_id == jobs.c.job_id)
+            .join(hosts, hosts.c.host == host_queues.c.host)
+            .where(jobs.c.job_id == job_id, host_queues.c.host == host)
         ).one()
         job = _job(row.spec)
         away = tx.execute(sa.select(sa.func.count()).where(leases.c.host == host)).scalar_one()
-        here = sa.and_(frontier.c.job_id == job_id, frontier.c.host == host)
+        here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
         chosen: list[Any] = []
         if away < job.connections and row.next_due <= now and row.blocked_at is None:
             chosen = self._choose(tx, job_id, host, job, away)
         if not chosen:
             # Another batch has the host, or a limit holds it: look again in a while.
-            tx.execute(frontier.update().where(here).values(next_due=max(row.next_due, now + 1.0)))
+            tx.execute(host_queues.update().where(here).values(next_due=max(row.next_due, now + 1.0)))
             return None
         lease, deadline = secrets.token_hex(8), now + LEASE_SECONDS
         tx.execute(
@@ -345,11 +358,11 @@ class Ledger:
         # With its only batch away the host cannot be due before the lease ends; this keeps it out of the next search.
         busy = away + 1 >= job.connections
         tx.execute(
-            frontier.update()
+            host_queues.update()
             .where(here)
             .values(
-                queued=frontier.c.queued - len(chosen),
-                leased=frontier.c.leased + len(chosen),
+                queued=host_queues.c.queued - len(chosen),
+                leased=host_queues.c.leased + len(chosen),
                 next_due=deadline if busy else now,
             )
         )
@@ -367,9 +380,9 @@ class Ledger:
         """The URLs of a host's next batch: the shallowest first, as many as time and the job's limits allow."""
         size = min(MAX_BATCH, 1 + int(BATCH_SECONDS / job.delay)) if job.delay else MAX_BATCH
         if job.max_pages is not None:
-            size = min(size, job.max_pages - self._spent(tx, frontier.c.job_id == job_id))
+            size = min(size, job.max_pages - self._spent(tx, host_queues.c.job_id == job_id))
         if job.max_pages_per_host is not None:
-            of_host = sa.and_(frontier.c.job_id == job_id, frontier.c.host == host)
+            of_host = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
             size = min(size, job.max_pages_per_host - self._spent(tx, of_host))
         if size <= 0:
             return []
@@ -391,7 +404,7 @@ class Ledger:
 
     def _spent(self, tx: Connection, where: sa.ColumnElement[bool]) -> int:
         """Pages done and perhaps about to be: what counts against a limit."""
-        counts = sa.func.coalesce(sa.func.sum(frontier.c.done + frontier.c.leased), 0)
+        counts = sa.func.coalesce(sa.func.sum(host_queues.c.done + host_queues.c.leased), 0)
         return int(tx.execute(sa.select(counts).where(where)).scalar_one())
 
     def _shallower_open(self, tx: Connection, job_id: int, host: str, job: Job, away: int, level: int) -> bool:
@@ -438,7 +451,7 @@ class Ledger:
         self, tx: Connection, job_id: int, report: Report, job: Job, moved: Counter[str], now: float
     ) -> int:
         """Give every URL of the report its new state; returns how many pages became done."""
-        named = [page.url for page in report.pages] + [retry.url for retry in report.retries] + report.unfetched
+        named = [page.url for page in report.results] + [retry.url for retry in report.retries] + report.unfetched
         of_host = sa.and_(urls.c.job_id == job_id, urls.c.host == report.host)
         opened = {
             row.url: row
@@ -459,7 +472,7 @@ class Ledger:
             rows.append({"url": url, "state": state, "attempts": attempts, **columns})
 
         limited = job.max_pages is not None or job.max_pages_per_host is not None
-        for page in report.pages:
+        for page in report.results:
             # A late result of a URL that is back in the queue could be one page more than a limit allows.
             if page.url in opened and not (limited and opened[page.url].state == "queued"):
                 result = page.model_dump(exclude={"url", "state"})
@@ -513,10 +526,10 @@ class Ledger:
         failures, failure, rest = 0, None, report.delay
         if report.back_off:
             # A host that gave pages before it asked for a rest is not dead.
-            failures, failure = 1 if report.pages else host.failures + 1, report.back_off.reason
+            failures, failure = 1 if report.results else host.failures + 1, report.back_off.reason
             asked = report.back_off.seconds
             rest = max(back_off(failures) if asked is None else asked, report.delay)
-        elif not report.pages:  # nothing was tried: nothing was learned
+        elif not report.results:  # nothing was tried: nothing was learned
             failures, failure = host.failures, host.failure
         next_due = max(now + rest, host.next_due)
         tx.execute(
@@ -525,7 +538,7 @@ class Ledger:
             .values(next_due=next_due, failures=failures, failure=failure, robots=robots)
         )
         if held:
-            tx.execute(frontier.update().where(frontier.c.host == report.host).values(next_due=next_due))
+            tx.execute(host_queues.update().where(host_queues.c.host == report.host).values(next_due=next_due))
 
     def _log_requests(self, tx: Connection, job_id: int, report: Report) -> None:
         if not report.requests:
@@ -556,9 +569,9 @@ class Ledger:
     def _drop_cancelled(self, tx: Connection, now: float) -> None:
         """Drop what came back of cancelled jobs, from workers that had it at the time."""
         with_more = (
-            sa.select(frontier.c.job_id)
-            .join(jobs, jobs.c.job_id == frontier.c.job_id)
-            .where(frontier.c.queued > 0, jobs.c.state == "cancelled")
+            sa.select(host_queues.c.job_id)
+            .join(jobs, jobs.c.job_id == host_queues.c.job_id)
+            .where(host_queues.c.queued > 0, jobs.c.state == "cancelled")
             .distinct()
         )
         for job_id in tx.execute(with_more).scalars().all():
@@ -606,7 +619,7 @@ class Ledger:
         for row in expired:
             self._lose(tx, row.lease, "lease expired", moves[row.job_id, row.host], now)
             tx.execute(leases.delete().where(leases.c.lease == row.lease))
-            tx.execute(frontier.update().where(frontier.c.host == row.host).values(next_due=now))
+            tx.execute(host_queues.update().where(host_queues.c.host == row.host).values(next_due=now))
         self.apply(tx, moves, now)
 
     def _lose(self, tx: Connection, lease: str, reason: str, moved: Counter[str], now: float) -> None:
@@ -644,14 +657,14 @@ class Ledger:
 
     def _give_up_hosts(self, tx: Connection, job_id: int, job: Job, now: float) -> None:
         """Drop what is queued for hosts that are dead, blocked, or have given all the pages the job wants."""
-        full = frontier.c.done >= job.max_pages_per_host if job.max_pages_per_host is not None else sa.false()
+        full = host_queues.c.done >= job.max_pages_per_host if job.max_pages_per_host is not None else sa.false()
         # Its next turn was set by its last failure.
         dead = sa.and_(hosts.c.failures >= MAX_HOST_FAILURES, hosts.c.next_due > now - GIVEN_UP_SECONDS)
         given_up = tx.execute(
             sa.select(hosts.c.host, hosts.c.failure, hosts.c.failures, hosts.c.blocked_at)
-            .join(frontier, sa.and_(frontier.c.host == hosts.c.host, frontier.c.job_id == job_id))
+            .join(host_queues, sa.and_(host_queues.c.host == hosts.c.host, host_queues.c.job_id == job_id))
             .where(
-                frontier.c.queued > 0,
+                host_queues.c.queued > 0,
                 sa.or_(dead, hosts.c.blocked_at.is_not(None), full),
             )
             .order_by(hosts.c.host)
@@ -709,8 +722,8 @@ class Ledger:
 
     def counts(self, tx: Connection, job_id: int) -> dict[str, int]:
         """How many URLs of a job are in each state, and in all ("discovered")."""
-        sums = [sa.func.coalesce(sa.func.sum(frontier.c[state]), 0).label(state) for state in STATES]
-        row = tx.execute(sa.select(*sums).where(frontier.c.job_id == job_id)).one()
+        sums = [sa.func.coalesce(sa.func.sum(host_queues.c[state]), 0).label(state) for state in STATES]
+        row = tx.execute(sa.select(*sums).where(host_queues.c.job_id == job_id)).one()
         counts = {state: int(getattr(row, state)) for state in STATES}
         return {"discovered": sum(counts.values()), **counts}
 

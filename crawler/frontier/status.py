@@ -1,4 +1,4 @@
-"""What a person asks of the ledger, and orders: status, explain, audit, block, pause and their kin."""
+"""What a person asks of the ledger: status of the jobs, explain a URL, audit a host, a job's URLs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
+from crawler.frontier.ledger import Ledger
+from crawler.frontier.schema import STATES, host_queues, hosts, jobs, progress, requests, urls, workers
 from crawler.job import Job
-from crawler.ledger import Ledger
-from crawler.schema import STATES, frontier, hosts, jobs, progress, requests, urls, workers
 
 
 class UnknownError(LookupError):
     """No such job, host or URL in the ledger; the message says which and what there is."""
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
-
-
-def status(ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50) -> list[dict[str, Any]]:
+def snapshots(ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50) -> list[dict[str, Any]]:
     """A snapshot of each job that is not finished, or finished after `finished_since`: its counts, pages/s over the
     last minute, its `sites` largest hosts, and its workers."""
     with ledger.transaction() as tx:
@@ -36,9 +33,9 @@ def status(ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: in
 def _snapshot(ledger: Ledger, tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
     counts = ledger.counts(tx, row.job_id)
     largest = tx.execute(
-        sa.select(frontier)
-        .where(frontier.c.job_id == row.job_id, frontier.c.done + frontier.c.queued + frontier.c.failed > 0)
-        .order_by(frontier.c.done.desc(), frontier.c.host)
+        sa.select(host_queues)
+        .where(host_queues.c.job_id == row.job_id, host_queues.c.done + host_queues.c.queued + host_queues.c.failed > 0)
+        .order_by(host_queues.c.done.desc(), host_queues.c.host)
         .limit(sites)
     ).all()
     crew = tx.execute(sa.select(workers).where(workers.c.job_id == row.job_id).order_by(workers.c.worker)).all()
@@ -84,7 +81,7 @@ def count_again(ledger: Ledger, job: str) -> dict[str, int]:
     """The counts of `job` taken from its URLs one by one, as a check on those kept along the way."""
     with ledger.transaction() as tx:
         rows = tx.execute(
-            sa.select(urls.c.state, sa.func.count()).where(urls.c.job_id == _job_id(tx, job)).group_by(urls.c.state)
+            sa.select(urls.c.state, sa.func.count()).where(urls.c.job_id == job_id_of(tx, job)).group_by(urls.c.state)
         ).all()
     counts: dict[str, int] = {**dict.fromkeys(STATES, 0), **{row[0]: row[1] for row in rows}}
     return {"discovered": sum(counts.values()), **counts}
@@ -96,9 +93,9 @@ def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
     host = url_rules.host_of(url)
     with ledger.transaction() as tx:
         rows = tx.execute(
-            sa.select(urls, jobs.c.name.label("job"), jobs.c.state.label("job_state"), frontier.c.next_due)
+            sa.select(urls, jobs.c.name.label("job"), jobs.c.state.label("job_state"), host_queues.c.next_due)
             .join(jobs, jobs.c.job_id == urls.c.job_id)
-            .join(frontier, sa.and_(frontier.c.job_id == urls.c.job_id, frontier.c.host == urls.c.host))
+            .join(host_queues, sa.and_(host_queues.c.job_id == urls.c.job_id, host_queues.c.host == urls.c.host))
             .where(urls.c.host == host, urls.c.url == url)
             .order_by(jobs.c.job_id)
         ).mappings()
@@ -116,7 +113,7 @@ def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
 
 def audit(ledger: Ledger, host: str) -> dict[str, Any]:
     """Every request made to `host`, oldest first, streamed as "requests", after what is known of the host."""
-    host = _host(host)
+    host = host_named(host)
     with ledger.transaction() as tx:
         known = tx.execute(sa.select(hosts).where(hosts.c.host == host)).mappings().first()
         if known is None:
@@ -138,84 +135,24 @@ def _requests(ledger: Ledger, host: str) -> Iterator[dict[str, Any]]:
 def pages(ledger: Ledger, job: str, where: Sequence[sa.ColumnElement[bool]] = ()) -> Iterator[dict[str, Any]]:
     """Every URL of `job` that meets all of `where`, with all that is known of it, streamed in no special order."""
     with ledger.engine.connect().execution_options(yield_per=1000) as connection:
-        chosen = sa.select(urls).where(urls.c.job_id == _job_id(connection, job), *where)
+        chosen = sa.select(urls).where(urls.c.job_id == job_id_of(connection, job), *where)
         for row in connection.execute(chosen).mappings():
             yield {key: value for key, value in row.items() if key not in ("job_id", "lease")}
-
-
-# --- orders -----------------------------------------------------------------------------------------------------------
-
-
-def block(ledger: Ledger, host: str, now: float) -> int:
-    """Never ask `host` again, in any job, until unblocked; returns how many URLs were dropped."""
-    host = _host(host)
-    with ledger.transaction() as tx:
-        statement = ledger.insert(hosts).values(host=host, next_due=now, blocked_at=now)
-        tx.execute(statement.on_conflict_do_update(index_elements=["host"], set_={"blocked_at": now}))
-        return ledger.drop_queued(tx, urls.c.host == host, "excluded", "host blocked", now)
-
-
-def unblock(ledger: Ledger, host: str, now: float) -> int:
-    """Undo `block`; returns how many URLs are queued again."""
-    host = _host(host)
-    with ledger.transaction() as tx:
-        if not tx.execute(hosts.update().where(hosts.c.host == host).values(blocked_at=None)).rowcount:
-            raise UnknownError(f"{host}: unknown, so not blocked.")
-        dropped = sa.and_(urls.c.host == host, urls.c.reason == "host blocked")
-        return _queue_again(ledger, tx, dropped, "excluded", now)
-
-
-def set_state(ledger: Ledger, job: str, state: str, now: float) -> int:
-    """Let `job` be "paused", "running" or "cancelled"; returns how many URLs were dropped (cancelled), or are queued
-    again because they had been dropped so (running)."""
-    with ledger.transaction() as tx:
-        job_id = _job_id(tx, job)
-        if state == "running":
-            return ledger.resume(tx, job_id, now)
-        finished = now if state == "cancelled" else None
-        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=finished))
-        if state == "cancelled":
-            return ledger.drop_queued(tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
-        return 0
-
-
-def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:
-    """Queue the failed URLs of `job` again whose reason contains `reason`; returns how many there were."""
-    with ledger.transaction() as tx:
-        job_id = _job_id(tx, job)
-        which = [urls.c.job_id == job_id]
-        if reason:
-            which.append(urls.c.reason.contains(reason, autoescape=True))
-        again = _queue_again(ledger, tx, sa.and_(*which), "failed", now)
-        if again:
-            dead = sa.select(frontier.c.host).where(frontier.c.job_id == job_id)
-            tx.execute(hosts.update().where(hosts.c.host.in_(dead)).values(failures=0))
-            ended = sa.and_(jobs.c.job_id == job_id, jobs.c.state.in_(("done", "cancelled")))
-            tx.execute(jobs.update().where(ended).values(state="running", finished_at=None))
-        return again
-
-
-def _queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
-    again = ledger.move(tx, which, state, "queued", None, now, attempts=0, expiries=0)
-    reopened = sa.select(frontier.c.job_id).where(frontier.c.queued > 0)
-    done = sa.and_(jobs.c.state == "done", jobs.c.job_id.in_(reopened))
-    tx.execute(jobs.update().where(done).values(state="running", finished_at=None))
-    return again
 
 
 def job_named(ledger: Ledger, name: str) -> Job:
     """The job as last described."""
     with ledger.transaction() as tx:
-        spec = tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == _job_id(tx, name))).scalar_one()
+        spec = tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == job_id_of(tx, name))).scalar_one()
     return Job.model_validate_json(spec)
 
 
-def _host(given: str) -> str:
+def host_named(given: str) -> str:
     """A host as URLs have it, of what a person wrote: a host or a URL. Raises urls.InvalidURLError."""
     return url_rules.host_of(url_rules.normalise(given if "://" in given else f"http://{given}/"))
 
 
-def _job_id(tx: Connection, name: str) -> int:
+def job_id_of(tx: Connection, name: str) -> int:
     job_id = tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == name)).scalar()
     if job_id is None:
         known = tx.execute(sa.select(jobs.c.name).order_by(jobs.c.job_id.desc()).limit(10)).scalars().all()

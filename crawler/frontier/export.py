@@ -24,7 +24,7 @@ from typing import Any, BinaryIO, Literal
 
 import sqlalchemy as sa
 
-from crawler import schema
+from crawler.frontier import schema
 
 Format = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
@@ -70,7 +70,7 @@ def write(
     names: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Write `records`, as operations.pages gives them; returns how many there were.
+    """Write `records`, as status.pages gives them; returns how many there were.
 
     A path `out` appears when it is complete; until then there is `….part` beside it. The `names` of extracted fields
     give CSV and Parquet a column `fields.NAME` each, with a list of values as JSON; without them there is one column

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from crawler import robots
 from crawler.messages import RobotsFile
 from crawler.settings import PRODUCT
+from crawler.worker import robots
 
 
 def rules(body: str, status: int = 200) -> robots.Rules:

@@ -1,13 +1,4 @@
-"""What a job wants from a page: fields by CSS selector, or a Python function. In the job's YAML either
-
-    extract:
-      title: h1                                       # the text of the first match
-      price: {css: .price, regex: '([0-9.]+)'}        # the group, or all that matched
-      images: {css: .gallery img, attribute: src, all: true}
-      body: {css: article, html: true}
-
-or ``extract: example:page``, which calls the function `page` of crawler/extractors/example.py with a Page.
-"""
+"""Executes what a job says under `extract` (fields.py): CSS selectors, or a function of crawler/extractors/."""
 
 from __future__ import annotations
 
@@ -19,21 +10,13 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import gevent
 from bs4 import BeautifulSoup
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    TypeAdapter,
-    field_validator,
-    model_validator,
-)
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
+
+from crawler.fields import Rule, Spec
 
 MAX_BYTES = 128 * 1024
 """JSON of one page's fields at most: 50 pages travel in one message, and brokers take 16 MiB."""
@@ -42,8 +25,6 @@ MAX_SECONDS = 10.0
 EXTRACTORS = "crawler.extractors"
 """Where Python extractors live. A job can name no other module: whoever may hand over URLs must not choose what code
 the fleet runs."""
-_REFERENCE = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
-
 Fields = dict[str, Any]
 Extracted = Fields | list[Fields]
 
@@ -72,102 +53,24 @@ class Page:
         return BeautifulSoup(self.text, "html.parser")
 
 
-class Rule(BaseModel):
-    """How one field is found."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    css: str
-    """Selector, as in browsers."""
-    attribute: str | None = None
-    """Take this attribute's value; an element without it does not match."""
-    html: bool = False
-    """Take the element's HTML. Without this and `attribute`: its text (textContent), white space collapsed."""
-    all: bool = False
-    """A list of all matches, in the order of the page. Otherwise the first; null where nothing matches."""
-    regex: str | None = None
-    """Keep of each value what this finds: its first group, or all of it where it has none. What it does not find does
-    not match."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, given: object) -> object:
-        return {"css": given} if isinstance(given, str) else given
-
-    @field_validator("css")
-    @classmethod
-    def _selects(cls, selector: str) -> str:
-        if problem := _wrong_with_selector(selector):
-            raise ValueError(problem)
-        return selector
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return pattern
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Rule:
-        if self.html and self.attribute:
-            raise ValueError("take either 'attribute' or 'html', or neither for the text")
-        return self
-
-
-@functools.lru_cache(maxsize=10_000)  # every batch brings its job along, and so validates it anew
-def _wrong_with_selector(selector: str) -> str | None:
-    try:
-        LexborHTMLParser("<html>").css(selector)
-    except SelectolaxError:
-        hint = "; to take an attribute, write {css: a, attribute: href}" if "::" in selector else ""
-        return f"{selector!r} is no CSS selector{hint}"
-    return None
-
-
-_NAME = Annotated[str, Field(min_length=1, max_length=100)]
-_RULES: TypeAdapter[dict[str, Rule]] = TypeAdapter(dict[_NAME, Rule])
-
-
-def _read(given: object) -> str | tuple[tuple[str, Rule], ...]:
-    if isinstance(given, str):
-        if not _REFERENCE.fullmatch(given):
-            raise ValueError(
-                f"{given!r} names no extractor: write 'module:function' for a function in "
-                "crawler/extractors/module.py, or a mapping of field names to CSS selectors"
-            )
-        return given
-    if isinstance(given, tuple):  # read already
-        given = dict(given)
-    if not isinstance(given, Mapping) or not given:
-        raise ValueError("a mapping of field names to CSS selectors, such as {title: h1}, or 'module:function'")
-    return tuple(_RULES.validate_python(given).items())
-
-
-def _write(spec: str | tuple[tuple[str, Rule], ...]) -> str | dict[str, Any]:
-    return spec if isinstance(spec, str) else {name: rule.model_dump(exclude_defaults=True) for name, rule in spec}
-
-
-Spec = Annotated[str | tuple[tuple[str, Rule], ...], PlainValidator(_read), PlainSerializer(_write)]
-"""The type of a job's `extract`: written as the module's docstring shows, hashable once read."""
-
-
-def missing(spec: Spec | None) -> str | None:
-    """Why a Python extractor cannot be had here; None if it can. Reading a job does not ask this: a worker with another
-    release must be able to read it, crawl, and record what it cannot extract."""
+def problems(spec: Spec | None) -> list[str]:
+    """Why `spec` cannot be executed here, a line each: selectors that are none, a Python extractor that is not there.
+    Reading a job does not ask this: a worker with another release must be able to read it, crawl, and record what it
+    cannot extract."""
     if isinstance(spec, str):
         try:
             _load(spec)
         except Exception as error:  # whatever an import may raise
-            return _first_line(error)
-    return None
-
-
-def names(spec: Spec | None) -> list[str]:
-    """The fields' names, where they are known beforehand."""
-    return [] if spec is None or isinstance(spec, str) else [name for name, _ in spec]
+            return [f"extract: {_first_line(error)}"]
+        return []
+    found = []
+    for name, rule in spec or ():
+        try:
+            LexborHTMLParser("<html>").css(rule.css)
+        except SelectolaxError:
+            hint = "; to take an attribute, write {css: a, attribute: href}" if "::" in rule.css else ""
+            found.append(f"extract.{name}.css: {rule.css!r} is no CSS selector{hint}")
+    return found
 
 
 def extract(spec: Spec, page: Page) -> tuple[Extracted | None, str | None]:

@@ -51,7 +51,8 @@ urls = sa.Table(
     sa.Column("discovered_at", sa.Float(53), nullable=False),
     sa.Column("lease", sa.Text),
     # What the last fetch came to:
-    sa.Column("reason", sa.Text),
+    sa.Column("reason", sa.Text),  # for people
+    sa.Column("cause", sa.Text),  # messages.Cause: what the code decides by
     sa.Column("status", sa.Integer),
     sa.Column("fetched_at", sa.Float(53)),
     sa.Column("title", sa.Text),
@@ -94,17 +95,17 @@ leases = sa.Table(
     sa.Column("deadline", sa.Float(53), nullable=False, index=True),
 )
 
-frontier = sa.Table(
-    "frontier",  # one row per job and host: the counts, and when the host is due
+host_queues = sa.Table(
+    "host_queues",  # one row per job and host: the counts, and when the host is due
     metadata,
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("host", sa.Text, primary_key=True),
     *(sa.Column(state, sa.BigInteger, nullable=False, server_default="0") for state in STATES),
     sa.Column("next_due", sa.Float(53), nullable=False),
 )
-_waiting = frontier.c.queued > 0
-sa.Index("frontier_due", frontier.c.next_due, postgresql_where=_waiting, sqlite_where=_waiting)
-sa.Index("frontier_host", frontier.c.host)
+_waiting = host_queues.c.queued > 0
+sa.Index("host_queues_due", host_queues.c.next_due, postgresql_where=_waiting, sqlite_where=_waiting)
+sa.Index("host_queues_host", host_queues.c.host)
 
 hosts = sa.Table(
     "hosts",  # politeness, shared by all jobs, so that it survives any restart

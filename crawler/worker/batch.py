@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import email.utils
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gevent.event import Event
-
-from crawler import encoding, extract, fetch, parse, robots, settings, sitemaps, urls
-from crawler.archive import Archive
-from crawler.messages import BackOff, Batch, Link, Outcome, Page, Report, Request, Retry, RobotsFile, Target
+from crawler import settings, urls
+from crawler.known_links import KnownLinks
+from crawler.messages import BackOff, Batch, Link, Outcome, Report, Request, Retry, RobotsFile, Target, UrlResult
+from crawler.worker import encoding, extract, fetch, parse, robots, sitemaps
+from crawler.worker.archive import Archive
 
 BUDGET = 45.0
 """Seconds a batch may last, the delays included; what is left then goes back unfetched. Worst case it is exceeded by
@@ -64,79 +62,6 @@ class Client(Protocol):
         truncate: bool = ...,
         headers: dict[str, str] | None = ...,
     ) -> fetch.Response: ...
-
-
-def release_memory() -> None:
-    """Give back what is free. glibc keeps it where something above is still in use, so a process that reads pages of
-    all sizes would grow for hours: malloc_trim(3)."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class UnderWay:
-    """The batches that this process is fetching, and how each is told to finish early."""
-
-    def __init__(self) -> None:
-        self._batches: set[tuple[str, Event]] = set()
-        self._recalled: frozenset[str] = frozenset()
-        self._stopped = False
-
-    @contextlib.contextmanager
-    def batch(self, lease: str) -> Iterator[Event]:
-        """For the time of one batch: what is set when it shall finish. A redelivered batch may be here twice."""
-        entry = (lease, Event())
-        self._batches.add(entry)
-        if self._stopped or lease in self._recalled:
-            entry[1].set()
-        try:
-            yield entry[1]
-        finally:
-            self._batches.remove(entry)
-
-    def recall(self, leases: Iterable[str]) -> None:
-        """Let the batches of `leases` finish: those that are here, and those that are still on their way."""
-        self._recalled = frozenset(leases)
-        for lease, event in tuple(self._batches):
-            if lease in self._recalled:
-                event.set()
-
-    def stop(self) -> None:
-        """Let all finish, whenever they come."""
-        self._stopped = True
-        for _, event in tuple(self._batches):
-            event.set()
-
-
-class Seen:
-    """Links that the frontier is known to have: the same menu on every page of a site should not cost a row each time.
-
-    A link is entered once the report with it is confirmed, and displaced by another that falls on its place; so
-    forgetting one costs work and never a URL. What is excluded on one page may be wanted from another, so that is told
-    apart. The memory it takes is the same from the first link to the last.
-    """
-
-    PLACES = 1 << 18
-    _KEY, _DEPTH = 16, 4
-    """Bytes: a digest that no two links share, and how near to a seed the link was met."""
-
-    def __init__(self) -> None:
-        self._table = bytearray(self.PLACES * (self._KEY + self._DEPTH))
-
-    def covers(self, job: str, link: Link) -> bool:
-        """Whether the frontier has `link` already, from at least as near to a seed."""
-        key, start = self._place(job, link)
-        end = start + self._KEY
-        known = int.from_bytes(self._table[end : end + self._DEPTH], "big")
-        return self._table[start:end] == key and known <= link.depth
-
-    def add(self, job: str, links: Iterable[Link]) -> None:
-        for link in links:
-            key, start = self._place(job, link)
-            self._table[start : start + self._KEY + self._DEPTH] = key + link.depth.to_bytes(self._DEPTH, "big")
-
-    def _place(self, job: str, link: Link) -> tuple[bytes, int]:
-        key = hashlib.blake2b(f"{job} {bool(link.excluded):d} {link.url}".encode(), digest_size=self._KEY).digest()
-        return key, int.from_bytes(key[:4], "big") % self.PLACES * (self._KEY + self._DEPTH)
 
 
 @dataclass
@@ -202,7 +127,7 @@ def fetch_batch(
     *,
     worker: str,
     redelivered: bool = False,
-    seen: Seen | None = None,
+    known_links: KnownLinks | None = None,
     archive: Archive | None = None,
     now: Callable[[], float] = time.time,
 ) -> Report:
@@ -210,7 +135,7 @@ def fetch_batch(
     (BUDGET, the lease), the host wants a rest, or `stop` is set. Never raises for anything a server does.
 
     `redelivered`: another worker was lost with this batch, perhaps after it had reported. Only the frontier knows, so
-    all goes back to it. Links that `seen` covers are left out of the report.
+    all goes back to it. Links that `known_links` covers are left out of the report.
     """
     report = Report(
         lease=batch.lease, job=batch.job.name, host=batch.host, worker=worker, release=settings.release(), delay=0
@@ -233,7 +158,7 @@ def fetch_batch(
         if report.back_off or visit.links_size > MAX_LINKS_SIZE:
             break
     report.unfetched = [target.url for target in targets]
-    known = None if batch.lost_before else seen
+    known = None if batch.lost_before else known_links
     report.links = [link for link in visit.links.values() if known is None or not known.covers(batch.job.name, link)]
     report.delay = visit.delay
     return report
@@ -407,7 +332,7 @@ def _read(visit: _Visit, target: Target, response: fetch.Response) -> None:
 
 
 def _kept(visit: _Visit, target: Target, response: fetch.Response, digest: str) -> dict[str, Any]:
-    """Archive a page, if the job wants that; where it is, as fields of Page."""
+    """Archive a page, if the job wants that; where it is, as fields of UrlResult."""
     if visit.archive is None:
         return {}
     try:
@@ -507,7 +432,7 @@ def _finish(
     response: fetch.Response | None = None,
     **found: Any,
 ) -> None:
-    """Note a URL's final state; `found`: more of Page's fields."""
+    """Note a URL's final state; `found`: more of UrlResult's fields."""
     if response is not None:
         found["status"] = response.status
         found["content_type"] = response.content_type or None
@@ -519,7 +444,7 @@ def _finish(
     if found.get("content_type"):
         found["content_type"] = found["content_type"][:MAX_TEXT]
     reason = reason and fetch.readable(reason[: MAX_TEXT + urls.MAX_LENGTH])
-    visit.report.pages.append(Page(url=target.url, state=state, reason=reason, fetched_at=asked_at, **found))
+    visit.report.results.append(UrlResult(url=target.url, state=state, reason=reason, fetched_at=asked_at, **found))
 
 
 def _retry_after(response: fetch.Response, now: float) -> float | None:

@@ -14,7 +14,8 @@ import webencodings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler import encoding, parse, urls
+from crawler import urls
+from crawler.worker import encoding, parse
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import pytest
 import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 
-from crawler import operations, urls
-from crawler.ledger import Ledger
-from crawler.messages import Page, Request
-from crawler.schema import requests
+from crawler import urls
+from crawler.frontier import orders, status
+from crawler.frontier.ledger import Ledger
+from crawler.frontier.schema import requests
+from crawler.messages import Request, UrlResult
 
 
 def crawled(ledger: Ledger) -> None:
@@ -17,30 +18,30 @@ def crawled(ledger: Ledger) -> None:
     ledger.admit(admission("/a", "/b"), now=0)
     (batch,) = ledger.lease(1, now=0)
     pages = [
-        Page(url=SITE + "/a", state="done", fetched_at=1, status=200, title="A", digest="d"),
-        Page(url=SITE + "/b", state="failed", fetched_at=2, status=404, reason="HTTP 404"),
+        UrlResult(url=SITE + "/a", state="done", fetched_at=1, status=200, title="A", digest="d"),
+        UrlResult(url=SITE + "/b", state="failed", fetched_at=2, status=404, reason="HTTP 404"),
     ]
     asked = [Request(url=SITE + "/a", at=1, status=200, seconds=0.5), Request(url=SITE + "/b", at=3, seconds=0.1)]
-    ledger.record(report(batch, pages=pages, links=("/c",), requests=asked), now=4)
+    ledger.record(report(batch, results=pages, links=("/c",), requests=asked), now=4)
 
 
 def test_explain_tells_a_url_s_life(ledger: Ledger) -> None:
     crawled(ledger)
-    (told,) = operations.explain(ledger, SITE + "/a")
+    (told,) = status.explain(ledger, SITE + "/a")
     assert (told["job"], told["state"], told["title"], told["discovered_at"]) == ("j", "done", "A", 0)
     assert [(request["status"], request["worker"]) for request in told["requests"]] == [(200, "w")]
-    (told,) = operations.explain(ledger, SITE + "/c")
+    (told,) = status.explain(ledger, SITE + "/c")
     assert (told["state"], told["next_due"]) == ("queued", 5)
-    with pytest.raises(operations.UnknownError, match="no job has seen this URL"):
-        operations.explain(ledger, SITE + "/nowhere")
+    with pytest.raises(status.UnknownError, match="no job has seen this URL"):
+        status.explain(ledger, SITE + "/nowhere")
 
 
 def test_audit_shows_every_request_and_the_rest_before_it(ledger: Ledger) -> None:
     crawled(ledger)
-    asked = list(operations.audit(ledger, "a.test")["requests"])
+    asked = list(status.audit(ledger, "a.test")["requests"])
     assert [(request["url"], request["gap"]) for request in asked] == [(SITE + "/a", None), (SITE + "/b", 1.5)]
-    with pytest.raises(operations.UnknownError):
-        operations.audit(ledger, "never.test")
+    with pytest.raises(status.UnknownError):
+        status.audit(ledger, "never.test")
 
 
 def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
@@ -54,50 +55,50 @@ def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
 
 def test_a_host_is_written_as_people_write_it(ledger: Ledger) -> None:
     crawled(ledger)
-    assert operations.block(ledger, "HTTP://A.test:80/some/page", now=5) == 1
-    assert operations.unblock(ledger, "A.TEST", now=6) == 1
+    assert orders.block(ledger, "HTTP://A.test:80/some/page", now=5) == 1
+    assert orders.unblock(ledger, "A.TEST", now=6) == 1
     with pytest.raises(urls.InvalidURLError):
-        operations.block(ledger, "no host at all", now=7)
+        orders.block(ledger, "no host at all", now=7)
 
 
 def test_block_drops_and_unblock_brings_back(ledger: Ledger) -> None:
     crawled(ledger)
-    assert operations.block(ledger, "a.test", now=5) == 1
+    assert orders.block(ledger, "a.test", now=5) == 1
     assert counts(ledger) == {"done": 1, "failed": 1, "excluded": 1}
     ledger.admit(admission("/new", seeding="2"), now=6)
     assert ledger.lease(10, now=100) == []
     ledger.tidy(101)
     assert counts(ledger) == {"done": 1, "failed": 1, "excluded": 2}
-    assert operations.unblock(ledger, "a.test", now=102) == 2
+    assert orders.unblock(ledger, "a.test", now=102) == 2
     assert len(ledger.lease(10, now=103)) == 1
 
 
 def test_a_batch_under_way_at_a_block_is_dropped_when_it_returns(ledger: Ledger) -> None:
     ledger.admit(admission("/a"), now=0)
     (batch,) = ledger.lease(1, now=0)
-    operations.block(ledger, "a.test", now=1)
-    ledger.record(report(batch, pages=[], unfetched=[SITE + "/a"]), now=2)
+    orders.block(ledger, "a.test", now=1)
+    ledger.record(report(batch, results=[], unfetched=[SITE + "/a"]), now=2)
     ledger.tidy(3)
     assert counts(ledger) == {"excluded": 1}
 
 
 def test_pause_resume_cancel(ledger: Ledger) -> None:
     ledger.admit(admission("/a"), now=0)
-    operations.set_state(ledger, "j", "paused", now=1)
+    orders.set_state(ledger, "j", "paused", now=1)
     assert ledger.lease(1, now=2) == []
-    operations.set_state(ledger, "j", "running", now=3)
+    orders.set_state(ledger, "j", "running", now=3)
     (batch,) = ledger.lease(1, now=4)
     ledger.record(report(batch, links=("/b",)), now=5)
-    assert operations.set_state(ledger, "j", "cancelled", now=6) == 1
+    assert orders.set_state(ledger, "j", "cancelled", now=6) == 1
     assert counts(ledger) == {"done": 1, "excluded": 1}
-    assert operations.set_state(ledger, "j", "running", now=7) == 1
+    assert orders.set_state(ledger, "j", "running", now=7) == 1
     assert counts(ledger) == {"done": 1, "queued": 1}
-    with pytest.raises(operations.UnknownError, match="Known: j"):
-        operations.set_state(ledger, "k", "paused", now=7)
+    with pytest.raises(status.UnknownError, match="Known: j"):
+        orders.set_state(ledger, "k", "paused", now=7)
 
 
 def test_retry_queues_failures_again(ledger: Ledger) -> None:
     crawled(ledger)
-    assert operations.retry(ledger, "j", "HTTP 5", now=5) == 0
-    assert operations.retry(ledger, "j", "404", now=5) == 1
+    assert orders.retry(ledger, "j", "HTTP 5", now=5) == 0
+    assert orders.retry(ledger, "j", "404", now=5) == 1
     assert counts(ledger) == {"done": 1, "queued": 2}

@@ -19,9 +19,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
 
-from crawler import export, schema
-from crawler.export import ExportError, conditions
-from crawler.ledger import Ledger
+from crawler.frontier import export, schema
+from crawler.frontier.export import ExportError, conditions
+from crawler.frontier.ledger import Ledger
 
 DONE = {
     "url": "http://a.test/",
@@ -189,7 +189,7 @@ def test_a_pipe_is_as_good_as_a_file(form: export.Format) -> None:
     if form == "parquet":
         pytest.importorskip("pyarrow")
     call = f"export.write(({DONE!r} for _ in range(9)), {form!r}, sys.stdout.buffer)"
-    code = f"import sys; from crawler import export; {call}"
+    code = f"import sys; from crawler.frontier import export; {call}"
     piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
     assert piped == written(form, [DONE] * 9).getvalue()
 

@@ -1,4 +1,5 @@
-"""The Celery application: queues, exchanges and the settings that keep work safe.
+"""The Celery application: queues, exchanges and the settings that keep work safe. worker_tasks.py and recorder_tasks.py
+add the tasks of their process.
 
 Queues and exchanges are declared by RabbitMQ's definitions (roles/rabbitmq), not by us: so no process needs, or has,
 the right to configure them. What each setting prevents stands beside it; the record is in the issues it names.
@@ -13,11 +14,12 @@ from celery import Celery
 from celery.worker import consumer as celery_consumer
 from kombu import Exchange, Queue
 
-from crawler import service, settings
+from crawler import settings
+from crawler.processes import systemd
 
 log = logging.getLogger(__name__)
 
-FRONTIER, FETCH = "frontier", "fetch"
+RECORD, FETCH = "record", "fetch"
 """The two queues: what the recorders read, and what the workers read. Each is bound to an exchange of its own name, so
 that the right to publish can be given for each."""
 
@@ -51,17 +53,17 @@ class Consumer(celery_consumer.Consumer):
         message.reject_log_error(log, self.connection_errors)
 
 
-app = Celery("crawler", broker=settings.broker_url(), include=["crawler.tasks"])
+app = Celery("crawler", broker=settings.broker_url())
 app.conf.update(
-    task_queues=[_queue(FRONTIER), _queue(FETCH)],
+    task_queues=[_queue(RECORD), _queue(FETCH)],
     task_create_missing_queues=False,
-    task_default_queue=FRONTIER,
+    task_default_queue=RECORD,
     # By exchange: given only a queue, Celery would publish through the default exchange, which reaches every queue.
     task_routes={
         "fetch": {"exchange": FETCH, "routing_key": FETCH},
-        "recall": {"exchange": service.ORDERS.name, "routing_key": "all"},
-        "admit": {"exchange": FRONTIER, "routing_key": FRONTIER},
-        "record": {"exchange": FRONTIER, "routing_key": FRONTIER},
+        "recall": {"exchange": systemd.ORDERS.name, "routing_key": "all"},
+        "admit": {"exchange": RECORD, "routing_key": RECORD},
+        "record": {"exchange": RECORD, "routing_key": RECORD},
     },
     # Acknowledged when the work is done, not when it begins; a worker that dies gives it back.
     task_acks_late=True,
@@ -92,6 +94,6 @@ app.conf.update(
     worker_task_log_format="%(levelname)s %(task_id).8s %(message)s",
     # Task time < TimeoutStopSec of nothing it must finish < RabbitMQ's consumer timeout of 30 min.
     task_time_limit=300,
-    worker_consumer="crawler.app:Consumer",
+    worker_consumer="crawler.processes.app:Consumer",
 )
-app.steps["consumer"].add(service.Pulse)
+app.steps["consumer"].add(systemd.Pulse)

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from gevent.event import Event
 from sqlalchemy.exc import DBAPIError
 
-from crawler import operations, service
-from crawler.broker import Broker
-from crawler.ledger import Ledger
+from crawler.frontier import status
+from crawler.frontier.ledger import Ledger
+from crawler.processes import systemd
+from crawler.processes.broker import Broker
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Scheduler:
         while not self.stop.is_set():
             try:
                 leased = self.step(time.time()) if self._leads() else 0
-                service.alive()
+                systemd.alive()
                 pause = 1.0
                 if not leased:
                     self.stop.wait(IDLE_SECONDS)
@@ -51,7 +52,7 @@ class Scheduler:
                 log.warning("%s; trying again in %.0f s", str(error).splitlines()[0], pause)
                 self._give_up_lead()
                 self.broker.forget()
-                service.notify("WATCHDOG=1")
+                systemd.notify("WATCHDOG=1")
                 self.stop.wait(pause)
                 pause = min(pause * 2, 15.0)
         self._give_up_lead()
@@ -71,7 +72,7 @@ class Scheduler:
             self.ledger.tidy(now)
             if recalled := self.ledger.recalled():
                 self.broker.recall(recalled)
-            self.broker.publish_status(operations.status(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
+            self.broker.publish_status(status.snapshots(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
             # On a huge ledger this takes its time: at most a twentieth of ours.
             self._status_due = now + max(STATUS_SECONDS, 20 * (time.monotonic() - began))
         return len(batches)

@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from crawler import extract
-from crawler.extract import Page, Spec
+from crawler import fields
+from crawler.fields import Spec
 from crawler.job import Job, JobError
+from crawler.worker import extract
+from crawler.worker.extract import Page
 
 HTML = """<!doctype html><title>Shop</title>
 <h1>  The
@@ -32,22 +34,17 @@ HTML = """<!doctype html><title>Shop</title>
 <input checked><script type="application/ld+json">{"a": 1}</script>"""
 
 
-class Extracting(Job):
-    """As job.py will have it."""
-
-    extract: Spec | None = None
-
-
 def page(text: str = HTML, **more: Any) -> Page:
     return Page(**{"url": "http://example.org/", "status": 200, "headers": {}, "text": text, **more})
 
 
-def job(given: object) -> Extracting:
+def job(given: object) -> Job:
     """A job as it arrives at a worker: through the control node's file, and through the broker."""
-    loaded = Extracting.checked({"name": "j", "extract": given}, origin="job.yml")
-    assert isinstance(loaded, Extracting)
-    travelled = Extracting.model_validate(json.loads(json.dumps(loaded.model_dump(exclude_defaults=True))))
-    assert travelled == loaded == Extracting.model_validate_json(loaded.model_dump_json())
+    loaded = Job.checked({"name": "j", "extract": given}, origin="job.yml")
+    if wrong := extract.problems(loaded.extract):
+        raise JobError("\n".join(wrong))
+    travelled = Job.model_validate(json.loads(json.dumps(loaded.model_dump(exclude_defaults=True))))
+    assert travelled == loaded == Job.model_validate_json(loaded.model_dump_json())
     assert hash(travelled) == hash(loaded)
     return travelled
 
@@ -94,7 +91,7 @@ def test_garbage_for_a_page_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"price": "div["}, r"job.yml: extract.price.css: Value error, 'div\[' is no CSS selector \(given: 'div\['\)"),
+        ({"price": "div["}, r"extract.price.css: 'div\[' is no CSS selector$"),
         ({"a": "h1", "b": {"css": "a::attr(href)"}}, "extract.b.css: .*to take an attribute, write {css: a, attribute"),
         ({"price": {"css": "p", "regex": "("}}, "extract.price.regex: .*'[(]' is no regular expression: missing [)]"),
         ({"price": {"css": "p", "get": "text"}}, "job.yml: extract.price.get: Extra inputs are not permitted"),
@@ -115,13 +112,15 @@ def test_a_wrong_description_is_named(given: object, complaint: str) -> None:
 
 def test_every_mistake_is_told_at_once() -> None:
     with pytest.raises(JobError) as caught:
-        job({"a": "div[", "b": {"css": "p", "regex": "("}})
-    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == [" extract.a.css", " extract.b.regex"]
+        job({"a": {"css": "p", "regex": ")"}, "b": {"css": "p", "regex": "("}})
+    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == [" extract.a.regex", " extract.b.regex"]
+    selectors = Job.checked({"name": "j", "extract": {"a": "div[", "b": "p]"}}, "job.yml").extract
+    assert [problem.split(":")[0] for problem in extract.problems(selectors)] == ["extract.a.css", "extract.b.css"]
 
 
 def test_names_are_known_beforehand_only_of_selectors() -> None:
-    assert extract.names(job({"title": "h1", "price": ".price"}).extract) == ["title", "price"]
-    assert extract.names("example:page") == extract.names(None) == []
+    assert fields.names(job({"title": "h1", "price": ".price"}).extract) == ["title", "price"]
+    assert fields.names("example:page") == fields.names(None) == []
 
 
 # --- Python extractors ------------------------------------------------------------------------------------------------
@@ -147,7 +146,7 @@ def extractor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[P
 def test_the_example_works() -> None:
     fields = found("example:page", '<meta name=author content="Me"><h1>A</h1><h2>B <i>c</i></h2>')
     assert fields == {"headings": ["A", "B c"], "meta": {"author": "Me"}}
-    assert extract.missing("example:page") is None
+    assert extract.problems(TypeAdapter(Spec).validate_python("example:page")) == []
 
 
 def test_soup_and_tree_are_built_only_when_touched() -> None:
@@ -246,10 +245,9 @@ def test_a_circular_value_is_an_error_to_record(extractor: Any) -> None:
 def test_an_unknown_extractor_is_named_and_harmless(reference: str, problem: str) -> None:
     """The control node refuses it; a worker of another release reads the job all the same, and records the error."""
     spec = TypeAdapter(Spec).validate_python(reference)
-    told = extract.missing(spec)
-    assert told is not None
+    (told,) = extract.problems(spec)
     assert problem in told
-    assert extract.extract(spec, page()) == (None, told)
+    assert extract.extract(spec, page()) == (None, told.removeprefix("extract: "))
 
 
 @given(st.text(), st.text())

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from crawler import sitemaps
+from crawler.worker import sitemaps
 
 URLSET = b"""<?xml version="1.0" encoding="UTF-8"?>
 <urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">

@@ -1,0 +1,1 @@
+"""What ties worker and frontier to Celery, RabbitMQ and systemd: one module for each process of a fleet."""

@@ -1,0 +1,93 @@
+"""The Celery tasks of a worker: thin, for the plain functions of crawler/worker do the work."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from celery import Task
+from celery.signals import worker_shutdown, worker_shutting_down
+from celery.utils.log import get_task_logger
+
+from crawler import settings
+from crawler.known_links import KnownLinks
+from crawler.messages import Batch
+from crawler.processes import systemd
+from crawler.processes.app import FETCH, app
+from crawler.worker.active import ActiveBatches
+from crawler.worker.archive import FLOOR_BYTES, Archive
+from crawler.worker.batch import fetch_batch
+from crawler.worker.fetch import Client
+from crawler.worker.memory import release_memory
+
+log = get_task_logger(__name__)
+
+_known_links = KnownLinks()
+"""What this process has sent."""
+_active = ActiveBatches()
+LINKS_SIZE = 2_000_000
+"""Characters of links in a message at most."""
+NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; collect.yml -e delete=yes makes room"
+
+
+@app.task(name="pulse")
+def pulse() -> None:
+    """See systemd.py."""
+    systemd.alive()
+    release_memory()
+    _archive().tidy()
+    systemd.take_work(FETCH, _archive().has_room(), NO_ROOM)
+
+
+@app.task(name="recall")
+def recall(leases: list[str]) -> None:
+    """Let the batches of these leases come back at once. The scheduler says so to all workers, again and again until
+    they are back: so it does not matter who has them, and whether they were redelivered meanwhile."""
+    _active.recall(leases)
+
+
+@worker_shutting_down.connect
+def _stop_fetching(**_: Any) -> None:
+    _active.stop()
+
+
+@app.task(name="fetch", bind=True)
+def fetch(self: Task, message: dict[str, Any]) -> None:
+    """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
+    batch = Batch.model_validate(message)
+    redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+    with Client(settings.user_agent()) as client, _active.batch(batch.lease) as stop:
+        report = fetch_batch(
+            batch,
+            client,
+            stop,
+            worker=self.request.hostname,
+            redelivered=redelivered,
+            known_links=_known_links,
+            archive=_archive(),
+        )
+    for part in report.parts(LINKS_SIZE):
+        app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
+    _known_links.add(report.job, report.links)
+    log.info(
+        "%s: %d fetched, %d to retry, %d returned%s",
+        batch.host,
+        len(report.results),
+        len(report.retries),
+        len(report.unfetched),
+        f" ({report.back_off.reason})" if report.back_off else "",
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _archive() -> Archive:
+    """This process's archive; opening it takes over what a killed one left."""
+    return Archive(
+        settings.state_dir() / "archive", host=settings.host_name(), worker=systemd.node_name().partition("@")[0]
+    )
+
+
+@worker_shutdown.connect
+def _complete_archive(**_: Any) -> None:
+    if _archive.cache_info().currsize:
+        _archive().close()
