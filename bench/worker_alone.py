@@ -25,9 +25,9 @@ from gevent.event import Event
 from gevent.pool import Pool
 
 from crawler import settings, urls
-from crawler.frontier.ledger import MAX_BATCH
 from crawler.job import Job
 from crawler.known_links import KnownLinks
+from crawler.limits import BATCH_URLS
 from crawler.messages import Batch, Report, RobotsFile, Target
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
@@ -43,7 +43,7 @@ def batches(addresses: list[str], job: Job, robots: dict[str, RobotsFile]) -> It
     for url in addresses:
         by_host[urls.host_of(url)].append(Target(url=url, depth=1))
     turns = {
-        host: [targets[start : start + MAX_BATCH] for start in range(0, len(targets), MAX_BATCH)]
+        host: [targets[start : start + BATCH_URLS] for start in range(0, len(targets), BATCH_URLS)]
         for host, targets in by_host.items()
     }
     for round_ in itertools.count():

@@ -86,6 +86,8 @@ class Target(BaseModel):
     depth: int
     hops: int = 0
     """Redirects that led here."""
+    nested: int = 0
+    """Sitemap indexes that led here."""
     sitemap: bool = False
     seed: bool = False
     """Handed over from outside, or what such a URL redirects to: it has the right to name a new host."""
@@ -107,6 +109,9 @@ class Batch(BaseModel):
     """By origin."""
     lost_before: bool = False
     """An earlier lease of one of these URLs ran out: its links may be lost as well."""
+    blocked: frozenset[str] = frozenset()
+    """Hosts that must not be asked, where this batch may ask another host than its own: for robots.txt, which redirects
+    may lead away. Empty where the batch brings fresh rules."""
 
 
 class Request(BaseModel):
@@ -157,6 +162,7 @@ class Link(BaseModel):
     depth: int
     found_on: str | None = None
     hops: int = 0
+    nested: int = 0
     sitemap: bool = False
     seed: bool = False
     excluded: str | None = None

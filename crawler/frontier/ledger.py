@@ -26,6 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from crawler import limits
 from crawler import urls as url_rules
 from crawler.frontier.schema import (
     STATES,
@@ -43,14 +44,6 @@ from crawler.frontier.schema import (
 from crawler.job import Job
 from crawler.messages import TERMINAL, Admission, Batch, Link, Report, RobotsFile, Target, UrlResult
 
-MAX_BATCH = 50
-"""URLs in a batch at most."""
-BATCH_SECONDS = 45.0
-"""Seconds of fetching a batch is cut for."""
-LEASE_SECONDS = 600.0
-"""How long a batch may be away: in the broker, at a worker, and back. Then its URLs are queued again."""
-LEASE_MARGIN = 60.0
-"""Seconds before a lease's end at which a worker stops fetching for it: more than any two clocks here differ."""
 BACK_OFF_FIRST, BACK_OFF_MAX = 5.0, 3600.0
 """Seconds a failing host is left alone: the first time, and at most."""
 MAX_HOST_FAILURES = 8
@@ -68,7 +61,7 @@ RESULT = tuple(name for name in UrlResult.model_fields if name not in ("url", "s
 """The columns of a URL that say what its last fetch came to."""
 
 
-_WAY = ("depth", "hops", "sitemap", "seed", "found_on")
+_WAY = ("depth", "hops", "nested", "sitemap", "seed", "found_on")
 """The columns that say on which way a URL was found."""
 _KEPT_OUT = sa.and_(
     urls.c.state == "excluded",
@@ -217,6 +210,7 @@ class Ledger:
                 "reason": link.excluded,
                 "depth": link.depth,
                 "hops": link.hops,
+                "nested": link.nested,
                 "sitemap": link.sitemap,
                 "seed": link.seed,
                 "found_on": link.found_on,
@@ -348,7 +342,7 @@ class Ledger:
             # Another batch has the host, or a limit holds it: look again in a while.
             tx.execute(host_queues.update().where(here).values(next_due=max(row.next_due, now + 1.0)))
             return None
-        lease, deadline = secrets.token_hex(8), now + LEASE_SECONDS
+        lease, deadline = secrets.token_hex(8), now + limits.LEASE
         tx.execute(
             urls.update()
             .where(urls.c.job_id == job_id, urls.c.host == host, urls.c.url.in_([target.url for target in chosen]))
@@ -371,14 +365,14 @@ class Ledger:
             job=job,
             host=host,
             targets=[Target.model_validate(target._asdict()) for target in chosen],
-            expires_at=deadline - LEASE_MARGIN,
+            expires_at=deadline - limits.LEASE_MARGIN,
             robots=_robots(row.robots),
             lost_before=any(target.expiries for target in chosen),
         )
 
     def _choose(self, tx: Connection, job_id: int, host: str, job: Job, away: int) -> list[Any]:
         """The URLs of a host's next batch: the shallowest first, as many as time and the job's limits allow."""
-        size = min(MAX_BATCH, 1 + int(BATCH_SECONDS / job.delay)) if job.delay else MAX_BATCH
+        size = min(limits.BATCH_URLS, 1 + int(limits.BATCH / job.delay)) if job.delay else limits.BATCH_URLS
         if job.max_pages is not None:
             size = min(size, job.max_pages - self._spent(tx, host_queues.c.job_id == job_id))
         if job.max_pages_per_host is not None:
@@ -386,7 +380,7 @@ class Ledger:
             size = min(size, job.max_pages_per_host - self._spent(tx, of_host))
         if size <= 0:
             return []
-        columns = ("url", "depth", "hops", "sitemap", "seed", "etag", "last_modified", "digest", "expiries")
+        columns = ("url", "depth", "hops", "nested", "sitemap", "seed", "etag", "last_modified", "digest", "expiries")
         rows = tx.execute(
             sa.select(*(urls.c[name] for name in columns))
             .where(urls.c.job_id == job_id, urls.c.host == host, urls.c.state == "queued")

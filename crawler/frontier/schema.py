@@ -45,6 +45,7 @@ urls = sa.Table(
     sa.Column("seed", sa.Boolean, nullable=False, server_default=sa.false()),  # see messages.Target
     sa.Column("depth", sa.Integer, nullable=False),
     sa.Column("hops", sa.Integer, nullable=False, server_default="0"),  # redirects that led here
+    sa.Column("nested", sa.Integer, nullable=False, server_default="0"),  # sitemap indexes that led here
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
     sa.Column("expiries", sa.Integer, nullable=False, server_default="0"),  # leases that never came back
     sa.Column("found_on", sa.Text),

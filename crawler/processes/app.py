@@ -14,7 +14,7 @@ from celery import Celery
 from celery.worker import consumer as celery_consumer
 from kombu import Exchange, Queue
 
-from crawler import settings
+from crawler import limits, settings
 from crawler.processes import systemd
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,7 @@ app.conf.update(
     worker_redirect_stdouts=False,
     worker_log_format="%(levelname)s %(message)s",  # the journal adds time and unit
     worker_task_log_format="%(levelname)s %(task_id).8s %(message)s",
-    # Task time < TimeoutStopSec of nothing it must finish < RabbitMQ's consumer timeout of 30 min.
-    task_time_limit=300,
+    task_time_limit=limits.TASK,
     worker_consumer="crawler.processes.app:Consumer",
 )
 app.steps["consumer"].add(systemd.Pulse)

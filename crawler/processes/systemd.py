@@ -18,9 +18,10 @@ from celery.signals import after_setup_logger, celeryd_after_setup, worker_shutt
 from gevent.event import Event
 from kombu import Exchange, Queue, binding
 
+from crawler import limits
+
 log = logging.getLogger(__name__)
 
-PULSE_SECONDS = 15.0
 SPARE = 4
 """Places in a worker's pool beyond those that batches can take: while all hosts are slow, the pulse still gets through,
 and orders do."""
@@ -120,7 +121,7 @@ class Pulse(bootsteps.StartStopStep):
 
     def _run(self, app: Any) -> None:
         while not STOP.is_set():
-            self.beat.wait(PULSE_SECONDS)
+            self.beat.wait(limits.PULSE)
             self.beat.clear()
             if not self.connected:
                 notify("WATCHDOG=1")

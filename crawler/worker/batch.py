@@ -11,16 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from crawler import settings, urls
+from crawler import limits, settings, urls
 from crawler.known_links import KnownLinks
 from crawler.messages import BackOff, Batch, Link, Outcome, Report, Request, Retry, RobotsFile, Target, UrlResult
 from crawler.worker import encoding, extract, fetch, parse, robots, sitemaps
 from crawler.worker.archive import Archive
 
-BUDGET = 45.0
-"""Seconds a batch may last, the delays included; what is left then goes back unfetched. Worst case it is exceeded by
-one Crawl-delay and one fetch, to 105 s, or by a robots.txt with five slow redirects, to 280 s: under the task's time
-limit of 300 s and RabbitMQ's consumer timeout of 30 min."""
 MAX_HOPS = 10
 """Redirects in a row before a chain is given up."""
 MAX_HOP_REST = 20.0
@@ -90,7 +86,7 @@ class _Visit:
         """Seconds between two requests to this host, as far as is known by now."""
         return max([self.batch.job.delay, *(rules.crawl_delay for rules in self.rules.values())])
 
-    def may_request(self, budget: float = BUDGET, longest: float = math.inf) -> bool:
+    def may_request(self, budget: float = limits.BATCH, longest: float = math.inf) -> bool:
         """Wait until the host's delay has passed, or `longest` seconds. False: no time is left, or we were told to
         stop."""
         wait = 0.0 if self.last_request is None else self.last_request + min(self.delay, longest) - self.now()
@@ -132,7 +128,7 @@ def fetch_batch(
     now: Callable[[], float] = time.time,
 ) -> Report:
     """Fetch the URLs of `batch` in their order, keeping the host's delay and robots.txt, until all are done, time is up
-    (BUDGET, the lease), the host wants a rest, or `stop` is set. Never raises for anything a server does.
+    (limits.BATCH, the lease), the host wants a rest, or `stop` is set. Never raises for anything a server does.
 
     `redelivered`: another worker was lost with this batch, perhaps after it had reported. Only the frontier knows, so
     all goes back to it. Links that `known_links` covers are left out of the report.

@@ -26,13 +26,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import DecodeError, HTTPError, MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.response import GzipDecoderState
 
-from crawler import urls
+from crawler import limits, urls
 
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns, at length, of headers that are none
-CONNECT_TIMEOUT = 10.0
-READ_TIMEOUT = 20.0
-DEADLINE = 30.0
-"""Seconds a URL may take in all."""
 CHUNK = 64 * 1024
 LOOKUPS = 100
 """Host names looked up at the same time. A dead name occupies a thread for as long as its DNS servers are silent, well
@@ -101,16 +97,16 @@ class Response:
         return self.headers.get("retry-after")
 
 
-class _Wire(io.RawIOBase):
-    """What comes from a server, for DEADLINE seconds at most. One that always has more to say never lets gevent's timer
-    fire, nor any other of the process's fetches go on: so turns are taken here."""
+class _SocketReader(io.RawIOBase):
+    """Socket reader that enforces limits.FETCH. While data keeps arriving, reads never block, so gevent would run
+    neither its timer nor other fetches; yield every TURN reads."""
 
     SIZE, TURN = 32 * 1024, 4
     """Bytes read at once, and reads between two turns of the others."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._ends = time.monotonic() + DEADLINE
+        self._ends = time.monotonic() + limits.FETCH
         self._reads = 0
 
     def readable(self) -> bool:
@@ -121,7 +117,7 @@ class _Wire(io.RawIOBase):
         if self._reads % self.TURN == 0:
             gevent.sleep(0)
         if time.monotonic() > self._ends:
-            raise FetchError(f"took longer than {DEADLINE:g} s")
+            raise FetchError(f"took longer than {limits.FETCH:g} s")
         read: int | None = self._stream.readinto(buffer)
         return read
 
@@ -139,7 +135,7 @@ class _Answer(http.client.HTTPResponse):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp: Any = io.BufferedReader(_Wire(self.fp.detach()), _Wire.SIZE)
+        self.fp: Any = io.BufferedReader(_SocketReader(self.fp.detach()), _SocketReader.SIZE)
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(self.MAX_INTERIM + 1):
@@ -247,10 +243,10 @@ class Client:
         """Fetch `url`, with `headers` besides our own. The body is read only if its media type is in `wanted` (empty:
         any) and the status is 2xx.
 
-        Raises FetchError when there is no complete answer within `deadline` seconds (DEADLINE), or the body,
+        Raises FetchError when there is no complete answer within `deadline` seconds (limits.FETCH), or the body,
         decompressed, is larger than `max_body` bytes; with `truncate` its first `max_body` bytes are the body.
         """
-        deadline = DEADLINE if deadline is None else deadline
+        deadline = limits.FETCH if deadline is None else deadline
         request = requests.PreparedRequest()
         request.method, request.url, request.headers, request.hooks = "GET", url, self._headers, {}
         if headers:
@@ -268,12 +264,12 @@ class Client:
         except requests.exceptions.SSLError as error:
             raise FetchError(f"TLS: {_innermost(error)}") from None
         except requests.exceptions.ConnectTimeout:
-            raise FetchError(f"no connection within {CONNECT_TIMEOUT:g} s", host_down=True) from None
+            raise FetchError(f"no connection within {limits.CONNECT:g} s", host_down=True) from None
         except requests.exceptions.ConnectionError as error:
             stale = opened > 0 and opened == self._adapter.connections(url) and _hung_up(error)
             raise FetchError(_innermost(error), host_down=_never_connected(error), stale=stale) from None
         except requests.exceptions.ReadTimeout:
-            raise FetchError(f"silent for {READ_TIMEOUT:g} s") from None
+            raise FetchError(f"silent for {limits.READ:g} s") from None
         except FetchError:
             raise
         except Exception as error:  # what the libraries raise for what a server may send is more than they tell
@@ -291,7 +287,7 @@ class Client:
         clock: float,
         deadline: float,
     ) -> Response:
-        answer = self._adapter.send(request, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=True)
+        answer = self._adapter.send(request, stream=True, timeout=(limits.CONNECT, limits.READ), verify=True)
         response = Response(
             str(request.url),
             answer.status_code,

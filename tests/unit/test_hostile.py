@@ -12,20 +12,19 @@ import pytest
 from gevent.event import Event
 from website import Answer, Site
 
-from crawler import local, urls
+from crawler import limits, local, urls
 from crawler.frontier import ledger as ledger_module
 from crawler.frontier import status
 from crawler.frontier.ledger import Ledger
 from crawler.job import Job
 from crawler.messages import Admission
-from crawler.worker import fetch
 from crawler.worker.archive import Archive
 
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_module, "BACK_OFF_FIRST", 0.1)
-    monkeypatch.setattr(fetch, "DEADLINE", 2.0)
+    monkeypatch.setattr(limits, "FETCH", 2.0)
 
 
 def crawl(ledger: Ledger, url: str, archive: Archive | None = None, **job: Any) -> dict[str, dict[str, Any]]:
@@ -69,7 +68,7 @@ def test_any_robots_txt(
     site: Site, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, robots: Any, outcome: tuple[str, str | None]
 ) -> None:
     monkeypatch.setattr(ledger_module, "BACK_OFF_FIRST", 0.01)
-    monkeypatch.setattr(fetch, "DEADLINE", 0.5)
+    monkeypatch.setattr(limits, "FETCH", 0.5)
     (site.pages if isinstance(robots, Answer) else site.raw)["/robots.txt"] = robots
     page = "/" + "a" * 1900
     site.pages[page] = Answer("x")

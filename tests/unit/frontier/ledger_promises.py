@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crawler import limits
 from crawler.frontier import ledger as ledger_module
 from crawler.frontier import orders, status
 from crawler.frontier.ledger import Ledger
@@ -136,16 +137,16 @@ def test_retries_end(ledger: Ledger) -> None:
 def test_an_expired_lease_is_queued_again_and_its_late_report_still_counts(ledger: Ledger) -> None:
     ledger.admit(admission("/a"), now=0)
     (batch,) = ledger.lease(1, now=0)
-    ledger.tidy(now=ledger_module.LEASE_SECONDS + 1)
+    ledger.tidy(now=limits.LEASE + 1)
     assert counts(ledger) == {"queued": 1}
-    assert ledger.record(report(batch), now=ledger_module.LEASE_SECONDS + 2) == 1
+    assert ledger.record(report(batch), now=limits.LEASE + 2) == 1
     assert counts(ledger) == {"done": 1}
 
 
 def test_a_late_report_does_not_disturb_the_new_lease(ledger: Ledger) -> None:
     ledger.admit(admission("/a"), now=0)
     (old,) = ledger.lease(1, now=0)
-    later = ledger_module.LEASE_SECONDS + 1
+    later = limits.LEASE + 1
     ledger.tidy(now=later)
     (new,) = ledger.lease(1, now=later)
     ledger.record(report(old, results=[], unfetched=[SITE + "/a"]), now=later + 1)
@@ -221,7 +222,7 @@ def test_conservation_whatever_happens_in_whatever_order(events: list[str], data
     ledger.admit(admission("/0", delay=0), now=0)
     now, away, seen = 0.0, [], []
     for number, event in enumerate(events):
-        now += data.draw(st.sampled_from([0.0, 1.0, ledger_module.LEASE_SECONDS + 1]))
+        now += data.draw(st.sampled_from([0.0, 1.0, limits.LEASE + 1]))
         links = tuple(f"/{data.draw(st.integers(0, 9))}" for _ in range(3))
         if event == "admit":
             ledger.admit(admission(*links, seeding=str(number), delay=0), now)

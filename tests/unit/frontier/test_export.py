@@ -205,7 +205,13 @@ def filled(ledger: Ledger) -> Ledger:
             known = {name: value for name, value in row.items() if name in columns}
             tx.execute(
                 schema.urls.insert().values(
-                    {**columns, "job_id": 1, "sitemap": False, "seed": False, "hops": 0, "attempts": 0, "expiries": 0}
+                    {
+                        **columns,
+                        "job_id": 1,
+                        **dict.fromkeys(("sitemap", "seed"), False),
+                        **dict.fromkeys(("hops", "nested"), 0),
+                    }
+                    | {"attempts": 0, "expiries": 0}
                     | known
                 )
             )
