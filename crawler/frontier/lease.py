@@ -75,7 +75,8 @@ def _lease_host(
         woken = _wake(tx, job_id, host, row, now)
     chosen = _choose(tx, job_id, host, job, row.again)
     if not chosen:
-        tx.execute(host_queues.update().where(here).values(woken))
+        if woken:
+            tx.execute(host_queues.update().where(here).values(woken))
         _nothing_ready(tx, job_id, host, now)
         return None
     name, deadline = secrets.token_hex(8), now + limits.LEASE
