@@ -78,7 +78,7 @@ def _judged(report: Report, host: Any, now: float) -> tuple[float, dict[str, Any
         rest = back_off(rests) if asked is None else max(asked, back_off(rests - 1) if rests > 1 else 0.0)
         return rest, {**_WELL, "rests": rests, "failure": failure}
     # A host that was not asked for long since its last rest begins anew: nobody knows how it was meanwhile.
-    anew = alive or not host.failures or now - host.next_due > GIVE_UP_SECONDS
+    anew = alive or not host.failures or now - host.next_due > BACK_OFF_MAX
     failures, since = (1, now) if anew else (host.failures + 1, host.failing_since or now)
     dead = failures >= MAX_HOST_FAILURES and now - since >= GIVE_UP_SECONDS
     return max(back_off(failures), asked or 0.0), {

@@ -24,13 +24,15 @@ def record(ledger: Ledger, report: Report, now: float) -> int:
     """Take in a batch's outcome; returns how many pages it finished. Results of a lease that ran out still count where
     the URL has not been leased again."""
     with ledger.transaction() as tx:
-        job_id, job = _job(ledger, tx, report, now)
+        job_id, job, widened = _job(tx, report)
         found = moves.none_yet()
         moved = found[job_id, report.host]
         done, next_wake = _finish_urls(ledger, tx, job_id, report, job, moved, now)
         if report.redelivered:
             lease.lose(tx, report.lease, "its worker was lost", moved, now)
         links.insert(ledger, tx, job_id, job, report.links, found, now)
+        if widened:
+            links.judge_again(ledger, tx, job_id, job, now)
         held = _end_lease(tx, report.lease, moved, now)
         moves.apply(ledger, tx, found, now)
         if next_wake is not None:
@@ -42,19 +44,21 @@ def record(ledger: Ledger, report: Report, now: float) -> int:
         return done
 
 
-def _job(ledger: Ledger, tx: Connection, report: Report, now: float) -> tuple[int, Job]:
-    """The report's job. One whose row cannot be read takes its results by the default rules: they are fetched."""
+def _job(tx: Connection, report: Report) -> tuple[int, Job, bool]:
+    """The report's job, and whether the report has widened its scope. A job whose row cannot be read takes its results
+    by the default rules: they are fetched."""
     row = tx.execute(sa.select(jobs.c.job_id, jobs.c.spec, jobs.c.prefixes).where(jobs.c.name == report.job)).one()
     try:
         job = job_of(row.spec, row.prefixes)
     except UnreadableJobError:
-        return row.job_id, Job(name=report.job)
+        return row.job_id, Job(name=report.job), False
     if job.scope.kind == "prefix":
-        job = _widened(ledger, tx, row.job_id, job, report, now)
-    return row.job_id, job
+        widened = _widened(tx, row.job_id, job, report)
+        return row.job_id, widened, widened is not job
+    return row.job_id, job, False
 
 
-def _widened(ledger: Ledger, tx: Connection, job_id: int, job: Job, report: Report, now: float) -> Job:
+def _widened(tx: Connection, job_id: int, job: Job, report: Report) -> Job:
     """The job with a scope that follows its seeds: where one redirects out of the prefixes, the folder it leads to is a
     prefix as well. Locks the job's row, before any URL; idempotent."""
     goals = [link.url for link in report.links if link.seed and link.hops]
@@ -64,9 +68,7 @@ def _widened(ledger: Ledger, tx: Connection, job_id: int, job: Job, report: Repo
     row = tx.execute(sa.select(jobs.c.spec, jobs.c.prefixes).where(jobs.c.job_id == job_id).with_for_update()).one()
     prefixes = json.dumps(sorted({*json.loads(row.prefixes or "[]"), *new}))
     tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(prefixes=prefixes))
-    job = job_of(row.spec, prefixes)
-    links.judge_again(ledger, tx, job_id, job, now)
-    return job
+    return job_of(row.spec, prefixes)
 
 
 def _folder(url: str) -> str:

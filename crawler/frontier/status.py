@@ -91,7 +91,7 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
 
 def _largest(tx: Connection, job_id: int, number: int) -> list[Any]:
     """A job's host queues with the most pages. Sorts all of the job's."""
-    something = host_queues.c.done + host_queues.c.queued + host_queues.c.failed > 0
+    something = host_queues.c.done + host_queues.c.queued + host_queues.c.leased + host_queues.c.failed > 0
     return list(
         tx.execute(
             sa.select(host_queues)

@@ -6,8 +6,13 @@ import random
 import threading
 import time
 
+from conservation_promises import *  # noqa: F403
+from depth_promises import *  # noqa: F403
+from failure_promises import *  # noqa: F403
 from ledger_promises import *  # noqa: F403
 from ledger_promises import admission, counts, report
+from order_promises import *  # noqa: F403
+from reading_promises import *  # noqa: F403
 from sqlalchemy.exc import DBAPIError
 
 from crawler.frontier import status

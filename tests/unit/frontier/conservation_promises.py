@@ -1,0 +1,190 @@
+"""Conservation: every discovered URL is in exactly one state, whatever happens in whatever order; and no order, limit
+or fault leaves one where it can never be fetched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from crawler import limits
+from crawler.frontier import orders, status, tidy
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
+from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
+from crawler.frontier.schema import STATES, host_queues, hosts, leases, metadata, urls
+from crawler.job import Job
+from crawler.messages import Admission, BackOff, Batch, Cause, Link, Report, Retry, UrlResult
+
+HOSTS = ("a.test", "b.test", "c.test")
+JOBS = ("j", "k")
+URLS = [f"http://{host}/{number}" for host in HOSTS for number in range(5)]
+DESCRIPTIONS: list[dict[str, Any]] = [
+    {},
+    {"depth": 1},
+    {"depth": 3, "connections": 2},
+    {"max_pages": 4},
+    {"max_pages_per_host": 2, "depth": 2},
+    {"scope": {"kind": "any"}, "max_attempts": 2},
+    {"recrawl": 3600},
+]
+EVENTS = (
+    *("admit", "lease", "lease", "lease", "page", "page", "page", "retry", "return", "refused", "limited", "partly"),
+    *("redeliver", "forget", "repeat", "lose", "tidy", "tidy", "block", "unblock", "pause", "cancel", "resume"),
+    "retry failed",
+)
+
+
+class Crawl:
+    """A ledger, and what is under way of it."""
+
+    def __init__(self, ledger: Ledger, draw: Any) -> None:
+        self.ledger, self.draw, self.now = ledger, draw, 0.0
+        self.under_way: list[Batch] = []
+        self.reports: list[Report] = []
+        self.number = 0
+        with ledger.engine.begin() as tx:
+            for table in metadata.sorted_tables:
+                tx.execute(table.delete())
+
+    def one_of(self, choices: Any) -> Any:
+        return self.draw(st.sampled_from(choices))
+
+    def admit(self, **description: Any) -> None:
+        self.number += 1
+        job = Job.checked({"name": self.one_of(JOBS), "delay": 0, "retry_wait": 600, **description}, origin="test")
+        seeds = [self.one_of(URLS), self.one_of(URLS)]
+        admit(self.ledger, Admission(job=job, seeding=str(self.number), chunk=0, chunks=1, urls=seeds), self.now)
+
+    def lease(self) -> None:
+        leased = lease(self.ledger, 3, self.now)
+        with self.ledger.engine.connect() as connection:
+            blocked = connection.execute(sa.select(hosts.c.host).where(hosts.c.blocked_at.is_not(None))).scalars().all()
+        running = {job["job"] for job in status.snapshots(self.ledger, self.now) if job["state"] == "running"}
+        for batch in leased:
+            assert batch.host not in blocked
+            assert batch.job.name in running
+        self.under_way += leased
+
+    def report(self, what: str) -> Report:
+        batch = self.under_way.pop(self.draw(st.integers(0, len(self.under_way) - 1)))
+        targets = [target.url for target in batch.targets]
+        depth = batch.targets[0].depth
+        made = Report(
+            lease=batch.lease, job=batch.job.name, host=batch.host, worker="w", release="r", delay=batch.job.delay
+        )
+        if what in ("page", "partly", "forget"):
+            cut = len(targets) if what == "page" else len(targets) // 2
+            made.results = [
+                UrlResult(url=url, state="done", fetched_at=self.now, status=200, digest="d") for url in targets[:cut]
+            ]
+            made.unfetched = targets[cut:] if what == "partly" else []
+            for _ in range(3):
+                goal = self.one_of(URLS)
+                out = batch.job.refuses(goal, targets[0], depth + 1)
+                made.links.append(
+                    Link(
+                        url=goal, depth=depth + 1, found_on=targets[0], excluded=out and "depth", cause=out and "depth"
+                    )
+                )
+        elif what == "retry":
+            made.retries = [Retry(url=url, reason="HTTP 500", cause=Cause.SERVER_ERROR) for url in targets]
+        else:
+            made.unfetched = targets
+            made.redelivered = what == "redeliver"
+            if what in ("refused", "limited"):
+                cause = Cause.CONNECT if what == "refused" else Cause.RATE_LIMITED
+                made.back_off = BackOff(reason=what, cause=cause)
+        return made
+
+    def happen(self, event: str) -> None:
+        job, host = self.one_of(JOBS), self.one_of(HOSTS)
+        known = {snapshot["job"] for snapshot in status.snapshots(self.ledger, self.now)}
+        if event == "admit":
+            self.admit(**self.one_of(DESCRIPTIONS))
+        elif event == "lease":
+            self.lease()
+        elif event == "tidy":
+            tidy.tidy(self.ledger, self.now)
+        elif event == "block":
+            orders.block(self.ledger, host, self.now)
+        elif event == "unblock":
+            orders.block(self.ledger, host, self.now)
+            orders.unblock(self.ledger, host, self.now)
+        elif event in ("pause", "cancel", "resume"):
+            state = {"pause": "paused", "cancel": "cancelled", "resume": "running"}[event]
+            if job in known:
+                orders.set_state(self.ledger, job, state, self.now)
+        elif event == "retry failed":
+            if job in known:
+                orders.retry(self.ledger, job, None, self.now)
+        elif event == "repeat":
+            if self.reports:
+                assert record(self.ledger, self.one_of(self.reports), self.now) == 0
+        elif self.under_way:
+            made = self.report(event)
+            if event != "lose":
+                self.reports.append(made)
+                record(self.ledger, made, self.now)
+
+    def check(self) -> None:
+        """The counts kept along the way are the true ones, to the last."""
+        for job in status.snapshots(self.ledger, self.now, recount=True):
+            assert job["counts"] == job["recounted"]
+            assert job["counts"]["discovered"] == sum(job["counts"][state] for state in STATES)
+        with self.ledger.engine.connect() as connection:
+            counted = sa.select(
+                *(sa.func.coalesce(sa.func.sum(host_queues.c[name]), 0) for name in ("again", "waiting"))
+            )
+            in_queue = urls.c.state == "queued"
+            again = sa.and_(urls.c.was_done, sa.or_(in_queue, urls.c.state == "leased"))
+            waiting = sa.and_(urls.c.not_before.is_not(None), in_queue)
+            real = sa.select(
+                *(sa.func.coalesce(sa.func.sum(sa.case((which, 1), else_=0)), 0) for which in (again, waiting))
+            )
+            assert tuple(connection.execute(counted).one()) == tuple(connection.execute(real).one())
+            least = connection.execute(sa.select(*(sa.func.min(host_queues.c[state]) for state in STATES))).one()
+            assert all((number or 0) >= 0 for number in least)
+            out = connection.execute(sa.select(leases.c.host, sa.func.count()).group_by(leases.c.host)).all()
+            assert all(number <= 2 for _, number in out)
+
+    def bring_to_an_end(self) -> None:
+        """Whatever happened: once nothing stands against it, every job ends, and everything queued was asked for."""
+        for job in status.snapshots(self.ledger, self.now):
+            orders.set_state(self.ledger, job["job"], "running", self.now)
+        for host in HOSTS:
+            orders.block(self.ledger, host, self.now)
+            orders.unblock(self.ledger, host, self.now)
+        for name in JOBS:
+            job = Job(name=name, delay=0, retry_wait=600)
+            admit(self.ledger, Admission(job=job, seeding="end", chunk=0, chunks=1, urls=[URLS[0]]), self.now)
+        for _ in range(300):
+            self.now += 700
+            tidy.tidy(self.ledger, self.now)
+            self.lease()
+            for _ in range(len(self.under_way)):
+                record(self.ledger, self.report("page"), self.now)
+            self.check()
+            tidy.tidy(self.ledger, self.now)
+            if all(job["state"] == "done" for job in status.snapshots(self.ledger, self.now)):
+                break
+        jobs = status.snapshots(self.ledger, self.now)
+        assert {job["state"] for job in jobs} == {"done"}
+        assert not any(job["counts"]["queued"] + job["counts"]["leased"] for job in jobs)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(st.lists(st.sampled_from(EVENTS), max_size=40), st.data())
+def test_conservation_whatever_happens_in_whatever_order(ledger: Ledger, events: list[str], data: Any) -> None:
+    crawl = Crawl(ledger, data.draw)
+    crawl.admit()
+    for event in events:
+        crawl.now += crawl.one_of([0.0, 1.0, 40.0, limits.LEASE + 1, 4000.0])
+        crawl.happen(event)
+        crawl.check()
+    crawl.bring_to_an_end()

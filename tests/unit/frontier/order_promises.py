@@ -1,0 +1,303 @@
+"""What a person asks of the ledger and orders."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from ledger_promises import SITE, admission, counts, report
+
+from crawler import urls
+from crawler.frontier import orders, schema, status, tidy
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
+from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
+from crawler.frontier.schema import requests
+from crawler.job import Job
+from crawler.messages import Admission, Link, Request, Retry, UrlResult
+
+
+def crawled(ledger: Ledger) -> None:
+    """/a is done, /b failed, and both led to /c."""
+    admit(ledger, admission("/a", "/b"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    pages = [
+        UrlResult(url=SITE + "/a", state="done", fetched_at=1, status=200, title="A", digest="d"),
+        UrlResult(url=SITE + "/b", state="failed", fetched_at=2, status=404, reason="HTTP 404"),
+    ]
+    asked = [Request(url=SITE + "/a", at=1, status=200, seconds=0.5), Request(url=SITE + "/b", at=3, seconds=0.1)]
+    record(ledger, report(batch, results=pages, links=("/c",), requests=asked), now=4)
+
+
+def test_explain_tells_a_url_s_life(ledger: Ledger) -> None:
+    crawled(ledger)
+    (told,) = status.explain(ledger, SITE + "/a")
+    assert (told["job"], told["state"], told["title"], told["discovered_at"]) == ("j", "done", "A", 0)
+    assert [(request["status"], request["worker"]) for request in told["requests"]] == [(200, "w")]
+    (told,) = status.explain(ledger, SITE + "/c")
+    assert (told["state"], told["next_due"]) == ("queued", 5)
+    with pytest.raises(status.UnknownError, match="no job has seen this URL"):
+        status.explain(ledger, SITE + "/nowhere")
+
+
+def test_audit_shows_every_request_and_the_rest_before_it(ledger: Ledger) -> None:
+    crawled(ledger)
+    asked = list(status.audit(ledger, "a.test")["requests"])
+    assert [(request["url"], request["gap"]) for request in asked] == [(SITE + "/a", None), (SITE + "/b", 1.5)]
+    with pytest.raises(status.UnknownError):
+        status.audit(ledger, "never.test")
+
+
+def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    asked = [Request(url="http://www.a.test/robots.txt", at=1, status=200, seconds=0.1)]
+    record(ledger, report(batch, requests=asked), now=2)
+    with ledger.transaction() as tx:
+        assert tx.execute(sa.select(requests.c.host)).scalars().all() == ["www.a.test"]
+
+
+def test_a_host_is_written_as_people_write_it(ledger: Ledger) -> None:
+    crawled(ledger)
+    assert orders.block(ledger, "HTTP://A.test:80/some/page", now=5) == 1
+    assert orders.unblock(ledger, "A.TEST", now=6) == 1
+    with pytest.raises(urls.InvalidURLError):
+        orders.block(ledger, "no host at all", now=7)
+
+
+def test_block_drops_and_unblock_brings_back(ledger: Ledger) -> None:
+    crawled(ledger)
+    assert orders.block(ledger, "a.test", now=5) == 1
+    assert counts(ledger) == {"done": 1, "failed": 1, "excluded": 1}
+    admit(ledger, admission("/new", seeding="2"), now=6)
+    assert lease(ledger, 10, now=100) == []
+    tidy.tidy(ledger, 101)
+    assert counts(ledger) == {"done": 1, "failed": 1, "excluded": 2}
+    assert orders.unblock(ledger, "a.test", now=102) == 2
+    assert len(lease(ledger, 10, now=103)) == 1
+
+
+def test_a_batch_under_way_at_a_block_is_dropped_when_it_returns(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    orders.block(ledger, "a.test", now=1)
+    record(ledger, report(batch, results=[], unfetched=[SITE + "/a"]), now=2)
+    tidy.tidy(ledger, 3)
+    assert counts(ledger) == {"excluded": 1}
+
+
+def test_pause_resume_cancel(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    orders.set_state(ledger, "j", "paused", now=1)
+    assert lease(ledger, 1, now=2) == []
+    orders.set_state(ledger, "j", "running", now=3)
+    (batch,) = lease(ledger, 1, now=4)
+    record(ledger, report(batch, links=("/b",)), now=5)
+    assert orders.set_state(ledger, "j", "cancelled", now=6) == 1
+    assert counts(ledger) == {"done": 1, "excluded": 1}
+    assert orders.set_state(ledger, "j", "running", now=7) == 1
+    assert counts(ledger) == {"done": 1, "queued": 1}
+    with pytest.raises(status.UnknownError, match="Known: j"):
+        orders.set_state(ledger, "k", "paused", now=7)
+
+
+def test_retry_queues_failures_again(ledger: Ledger) -> None:
+    crawled(ledger)
+    assert orders.retry(ledger, "j", "HTTP 5", now=5) == 0
+    assert orders.retry(ledger, "j", "404", now=5) == 1
+    assert counts(ledger) == {"done": 1, "queued": 2}
+
+
+# --- each order moves what it says, and nothing else ------------------------------------------------------------------
+
+OTHER_REASONS = {"robots": "robots.txt", "content_type": "content type image/png", "depth": "depth", "http": "HTTP 404"}
+
+
+def with_all_kinds(ledger: Ledger) -> None:
+    """A job with one URL excluded, or failed, by each of many causes, and two queued; and another job on the host."""
+    admit(ledger, admission(*(f"/{cause}" for cause in OTHER_REASONS), delay=0), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    pages = [
+        UrlResult(
+            url=SITE + f"/{cause}",
+            state="failed" if cause == "http" else "excluded",
+            fetched_at=1,
+            cause=cause,
+            reason=reason,
+        )
+        for cause, reason in OTHER_REASONS.items()
+    ]
+    record(ledger, report(batch, results=pages, links=("/q1", "/q2")), now=1)
+
+
+def test_resume_brings_back_what_cancel_dropped_and_nothing_else(ledger: Ledger) -> None:
+    with_all_kinds(ledger)
+    orders.block(ledger, "other.test", now=2)
+    before = counts(ledger)
+    assert before == {"queued": 2, "excluded": 3, "failed": 1}
+    assert orders.set_state(ledger, "j", "cancelled", now=3) == 2
+    (job,) = status.snapshots(ledger, 4)
+    assert (job["state"], job["finished_at"]) == ("cancelled", 3)
+    assert counts(ledger) == {"excluded": 5, "failed": 1}
+    assert orders.set_state(ledger, "j", "running", now=5) == 2
+    assert counts(ledger) == before
+    (job,) = status.snapshots(ledger, 6)
+    assert (job["state"], job["finished_at"]) == ("running", None)
+
+
+def test_unblock_brings_back_what_block_dropped_and_nothing_else(ledger: Ledger) -> None:
+    with_all_kinds(ledger)
+    before = counts(ledger)
+    assert orders.block(ledger, "a.test", now=3) == 2
+    tidy.tidy(ledger, 4)
+    assert status.snapshots(ledger, 4)[0]["state"] == "done"
+    assert orders.unblock(ledger, "a.test", now=5) == 2
+    assert counts(ledger) == before
+    assert status.snapshots(ledger, 4)[0]["state"] == "running"
+    with pytest.raises(status.UnknownError, match=r"never\.test: unknown, so not blocked"):
+        orders.unblock(ledger, "never.test", now=6)
+
+
+def test_retry_queues_failures_alone(ledger: Ledger) -> None:
+    with_all_kinds(ledger)
+    orders.set_state(ledger, "j", "cancelled", now=2)
+    assert orders.retry(ledger, "j", None, now=3) == 1
+    assert counts(ledger) == {"queued": 1, "excluded": 5}
+    (job,) = status.snapshots(ledger, 4)
+    assert (job["state"], job["finished_at"]) == ("running", None)
+    (batch,) = lease(ledger, 1, now=10)
+    assert [target.url for target in batch.targets] == [SITE + "/http"]
+    assert next(status.pages(ledger, "j", [schema.urls.c.url == SITE + "/http"]))["attempts"] == 0
+
+
+def test_a_job_that_ends_says_when(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    record(ledger, report(batch), now=5)
+    tidy.tidy(ledger, 7)
+    (job,) = status.snapshots(ledger, 100)
+    assert (job["state"], job["finished_at"]) == ("done", 7)
+    assert status.snapshots(ledger, 100, finished_since=6) != []
+    assert status.snapshots(ledger, 100, finished_since=8) == []
+
+
+def test_the_rate_is_that_of_the_last_minute(ledger: Ledger) -> None:
+    admit(ledger, admission(*(f"/{number}" for number in range(100)), delay=0), now=0)
+    status.sample(ledger, 0)
+    for now in (10, 110):
+        (batch,) = lease(ledger, 1, now=now)
+        record(ledger, report(batch), now=now)
+        status.sample(ledger, now)
+        if now == 10:
+            assert status.snapshots(ledger, 20)[0]["rate"] == 2.5  # 50 pages in 20 s
+            status.sample(ledger, 100)
+    (job,) = status.snapshots(ledger, 120)
+    assert job["rate"] == 2.5  # 50 pages in the 20 s since the first sample of the last minute
+    assert [(worker["worker"], worker["pages"]) for worker in job["workers"]] == [("w", 100)]
+    tidy.tidy(ledger, 120)
+    assert status.snapshots(ledger, 500)[0]["rate"] == 2.5  # of a job that has ended: its last minute
+
+
+# --- limits and turns -------------------------------------------------------------------------------------------------
+
+
+def on_hosts(names: str, **job: object) -> Admission:
+    made = Job.model_validate({"name": "j", "delay": 0, **job})
+    seeds = [f"http://{name}.test/{number}" for name in names for number in range(9)]
+    return Admission(job=made, seeding="s", chunk=0, chunks=1, urls=seeds)
+
+
+def test_pages_under_way_count_toward_max_pages(ledger: Ledger) -> None:
+    """On several hosts, and on several connections to one."""
+    admit(ledger, on_hosts("abc", max_pages=20, connections=2), now=0)
+    first = lease(ledger, 10, now=0)
+    assert [len(batch.targets) for batch in first] == [9, 9, 2]
+    assert lease(ledger, 10, now=5) == []
+    back = [target.url for target in first[0].targets]
+    record(ledger, report(first[0], results=[], unfetched=back), now=6)
+    assert sum(len(batch.targets) for batch in lease(ledger, 10, now=8)) == 9
+
+
+def test_late_results_do_not_break_the_limit_of_a_host(ledger: Ledger) -> None:
+    admit(ledger, on_hosts("a", max_pages_per_host=4), now=0)
+    (first,) = lease(ledger, 1, now=0)
+    assert len(first.targets) == 4
+    tidy.tidy(ledger, 700)
+    record(ledger, report(first), now=701)
+    assert counts(ledger) == {"queued": 9}
+    (second,) = lease(ledger, 1, now=702)
+    record(ledger, report(second), now=703)
+    record(ledger, report(first), now=704)
+    tidy.tidy(ledger, 705)
+    assert counts(ledger) == {"done": 4, "excluded": 5}
+
+
+def test_the_longest_waiting_host_is_next(ledger: Ledger) -> None:
+    for number, name in enumerate("cab"):
+        made = on_hosts(name).model_copy(update={"seeding": name})
+        admit(ledger, made, now=number)
+    assert [batch.host for batch in lease(ledger, 2, now=10)] == ["c.test", "a.test"]
+    assert [batch.host for batch in lease(ledger, 2, now=10)] == ["b.test"]
+
+
+def test_after_a_killed_run_all_that_was_leased_is_queued_again(ledger: Ledger) -> None:
+    admit(ledger, on_hosts("ab"), now=0)
+    assert len(lease(ledger, 5, now=0)) == 2
+    assert counts(ledger) == {"leased": 18}
+    tidy.take_back_leases(ledger, now=1)
+    assert counts(ledger) == {"queued": 18}
+    assert len(lease(ledger, 5, now=1)) == 2
+
+
+def test_a_new_visit_has_all_attempts_before_it(ledger: Ledger) -> None:
+    admit(ledger, admission("/a", recrawl="1h", max_attempts=2, delay=0), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    bad = Retry(url=SITE + "/a", reason="HTTP 500", cause="server_error")
+    record(ledger, report(batch, results=[], retries=[bad]), now=1)
+    (batch,) = lease(ledger, 1, now=50)
+    record(ledger, report(batch), now=51)
+    tidy.tidy(ledger, 5000)
+    (batch,) = lease(ledger, 1, now=5000)
+    record(ledger, report(batch, results=[], retries=[bad]), now=5001)
+    assert counts(ledger, 5001) == {"queued": 1}
+
+
+def test_a_limit_leaves_pages_their_next_visit(ledger: Ledger) -> None:
+    """A job at its limit of pages visits them again, and no others."""
+    admit(ledger, on_hosts("a", max_pages=5, recrawl=3600), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    record(ledger, report(batch), now=1)
+    tidy.tidy(ledger, 2)
+    assert counts(ledger, 2) == {"done": 5, "excluded": 4}
+    tidy.tidy(ledger, 4000)
+    (batch,) = lease(ledger, 1, now=4000)
+    assert len(batch.targets) == 5
+    fetched = [
+        UrlResult(url=target.url, state="done", fetched_at=4000, status=200, digest="d") for target in batch.targets
+    ]
+    record(ledger, report(batch, results=fetched), now=4001)
+    tidy.tidy(ledger, 4002)
+    assert counts(ledger, 4002) == {"done": 5, "excluded": 4}
+
+
+def test_without_the_trap_rule_traps_come_back(ledger: Ledger) -> None:
+    admit(ledger, admission("/"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    trap = Link(url=SITE + "/a/a/a/a/a", depth=1, excluded="trap: a path segment more than 3 times", cause="trap")
+    record(ledger, report(batch).model_copy(update={"links": [trap]}), now=1)
+    assert counts(ledger) == {"done": 1, "excluded": 1}
+    admit(ledger, admission("/", seeding="2", traps=False), now=2)
+    assert counts(ledger) == {"done": 1, "queued": 1}
+
+
+def test_a_piece_of_a_report_with_links_alone_ends_no_lease(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    long = report(batch, links=tuple(f"/{number}" for number in range(30)))
+    parts = list(long.parts(500))
+    assert len(parts) > 2
+    for part in parts[:-1]:
+        record(ledger, part, now=1)
+    assert counts(ledger)["leased"] == 1
+    record(ledger, parts[-1], now=2)
+    assert counts(ledger) == {"done": 1, "queued": 30}
