@@ -294,6 +294,22 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     assert {page["url"]: page["state"] for page in status.pages(ledger, "later")}[SITE + "/d"] == "queued"
 
 
+def test_a_day_later_a_dead_host_is_tried_again(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    now = 0.0
+    while batches := lease(ledger, 1, now):
+        record(ledger, unfetched(batches[0], REFUSED), now)
+        tidy.tidy(ledger, now)
+        now = status.audit(ledger, "a.test")["next_due"] + 1.1
+    admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
+    (batch,) = lease(ledger, 1, now)
+    later = now + politeness.GIVEN_UP_SECONDS + 1
+    record(ledger, report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]}), later)
+    tidy.tidy(ledger, later)
+    (batch,) = lease(ledger, 1, later + 2)
+    assert [target.url for target in batch.targets] == [SITE + "/b"]
+
+
 def test_retry_asks_a_host_again_that_was_given_up(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     now = 0.0

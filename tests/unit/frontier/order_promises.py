@@ -223,13 +223,26 @@ def test_late_results_do_not_break_the_limit_of_a_host(ledger: Ledger) -> None:
     (first,) = lease(ledger, 1, now=0)
     assert len(first.targets) == 4
     tidy.tidy(ledger, 700)
-    record(ledger, report(first), now=701)
+    assert record(ledger, report(first), now=701) == 0
     assert counts(ledger) == {"queued": 9}
     (second,) = lease(ledger, 1, now=702)
     record(ledger, report(second), now=703)
     record(ledger, report(first), now=704)
     tidy.tidy(ledger, 705)
     assert counts(ledger) == {"done": 4, "excluded": 5}
+
+
+def test_late_results_do_not_break_the_limit_of_a_job(ledger: Ledger) -> None:
+    """The first batch's lease runs out; its pages would come beside those of the second, of another host."""
+    admit(ledger, on_hosts("ab", max_pages=5), now=0)
+    (first,) = lease(ledger, 1, now=0)
+    assert len(first.targets) == 5
+    tidy.tidy(ledger, 700)
+    (second,) = (batch for batch in lease(ledger, 2, now=701) if batch.host != first.host)
+    record(ledger, report(second), now=702)
+    record(ledger, report(first), now=703)
+    tidy.tidy(ledger, 704)
+    assert counts(ledger) == {"done": 5, "excluded": 13}
 
 
 def test_the_longest_waiting_host_is_next(ledger: Ledger) -> None:

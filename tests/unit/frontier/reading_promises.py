@@ -204,7 +204,7 @@ def test_a_corrupt_ledger_does_not_add_up(crawled: Ledger, corruption: str) -> N
     if corruption == "a URL too many":
         with crawled.transaction() as tx:
             assert tx.execute(sa.select(jobs.c.job_id)).scalar_one() == 1 or pytest.skip("another id")
-    assert written(crawled, {**COUNTED, **UNSEEN}[corruption]()) >= 1
+    assert written(crawled, {**COUNTED, **UNSEEN}[corruption]()) != 0
     (job,) = status.snapshots(crawled, 2, recount=True)
     assert job["recounted"] != job["counts"]
     assert job["recounted"] == status.count_again(crawled, "j")
