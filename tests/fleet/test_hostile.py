@@ -24,7 +24,7 @@ PORTS = range(8081, 8089)
 WARM, ROUNDS = 1, 3
 """Rounds of the heavy pages, each on every hostile host: until every worker has had its share, and then."""
 PULSE = 15.0
-"""Seconds after which a worker at rest has given free memory back to the system (crawler/service.py)."""
+"""Seconds after which a worker at rest has given free memory back to the system (crawler/processes/systemd.py, worker_tasks.py)."""
 GROWTH = 15_000
 """KiB that a worker at rest may hold more after ROUNDS than before. Of each round it gets two hosts, about; where it
 kept a bomb (50 MB), a big page (1 MB) or what is made of the widest (8 MB) of each, it would be far more."""
