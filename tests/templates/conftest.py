@@ -63,3 +63,14 @@ def render() -> Callable[..., str]:
         return str(templar.template(trust_as_template(f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}")))
 
     return render
+
+
+@pytest.fixture
+def evaluate() -> Callable[..., Any]:
+    """Return evaluate(expression, **variables): the value of a `when`, a `loop` or a variable of a playbook."""
+
+    def evaluate(expression: str, **variables: Any) -> Any:
+        templar = Templar(loader=DataLoader(), variables=trusted(variables))
+        return templar.template(trust_as_template(expression if "{{" in expression else f"{{{{ {expression} }}}}"))
+
+    return evaluate
