@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 Evaluate = Callable[..., Any]
+ROLES = Path(__file__).parents[2] / "roles"
 PLAYBOOKS = Path(__file__).parents[2] / "playbooks"
 PRODUCT = {"broker", "frontier", "workers", "localhost"}
 
@@ -82,3 +84,42 @@ def test_collecting_takes_digests_again_before_it_deletes() -> None:
 def test_logs_begin_where_all_the_words_say(evaluate: Evaluate, given: dict[str, str], since: str) -> None:
     (play,) = plays("logs.yml")
     assert evaluate(play["vars"]["__since"], **given) == since
+
+
+@pytest.mark.parametrize(("lost", "goes_on"), [([], True), (["w1"], True), (["b"], False), (["f"], False)])
+def test_deploy_goes_on_without_a_worker_and_not_without_broker_or_database(
+    evaluate: Evaluate, lost: list[str], goes_on: bool
+) -> None:
+    gate = task("deploy.yml", "Require the broker and the frontier host")
+    assert "b" in evaluate(gate["loop"], groups={"broker": ["b"], "frontier": ["f"]})
+    left = [host for host in HOSTS if host not in lost]
+    condition = gate["ansible.builtin.assert"]["that"]
+    known = {"ansible_play_hosts_all": HOSTS, "ansible_play_hosts": left}
+    assert all(evaluate(condition, item=item, **known) for item in ("b", "f")) is goes_on
+    assert evaluate(condition, item="b", ansible_play_hosts_all=["w1"], ansible_play_hosts=["w1"])  # --limit w1
+
+
+def test_a_number_that_was_asked_for_replaces_the_one_on_the_host() -> None:
+    """deploy.yml keeps the number that scale.yml left, unless one is given with -e; scale.yml never keeps it."""
+    (deploy,) = [role for play in plays("deploy.yml") for role in play.get("roles", []) if role["role"] == "worker"]
+    assert deploy["worker_keep_count"] == "{{ 'workers' not in lookup('extra_vars') }}"
+    assert task("scale.yml", "Set the number of workers")["vars"] == {"worker_keep_count": False}
+
+
+SECRET = re.compile("password|_url")
+
+
+def writes() -> Iterator[dict[str, Any]]:
+    """Every task of a role that writes a file from a value, those in blocks included."""
+    tasks = [task for path in sorted(ROLES.glob("*/tasks/*.yml")) for task in yaml.safe_load(path.read_text())]
+    tasks += [inner for task in tasks for inner in task.get("block", [])]
+    return (task for task in tasks if "content" in task.get("ansible.builtin.copy", {}))
+
+
+def test_secrets_are_written_for_their_owner_and_shown_to_nobody() -> None:
+    secret = [task for task in writes() if SECRET.search(str(task))]
+    assert len(secret) >= 4
+    for task in secret:
+        assert task["ansible.builtin.copy"]["mode"] == "0600", task["name"]
+        assert task["no_log"] is True, task["name"]
+        assert task["diff"] is False, task["name"]
