@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule default single chaos bench clean distclean
+.PHONY: help demo test lint unit integration molecule default single mutate bench clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -44,6 +44,9 @@ molecule: default single ## every scenario: create, deploy, deploy again, verify
 default single: .venv/ready
 	molecule/prerequisites
 	molecule test --scenario-name $@ --report --no-command-borders
+
+mutate: .venv/ready ## apply each known bug of tests/mutants to a copy and report whether the tests notice; wants 90 %
+	python tests/mutants/run.py
 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites

@@ -1,4 +1,4 @@
-"""Every command that README.md and docs/*.md tell a person to type, and what runs it in the tests.
+"""Every command that README.md, its neighbours and docs/*.md tell a person to type, and what runs it in the tests.
 
 A command that is in no list here fails tests/docs/test_commands.py, and so does an entry that is in no document.
 """
@@ -28,7 +28,7 @@ def typed(text: str) -> list[str]:
 def documented() -> dict[str, list[str]]:
     """Each command, and the documents that it stands in."""
     found: dict[str, list[str]] = {}
-    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]:
+    for path in [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md"))]:
         for command in typed(path.read_text()):
             found.setdefault(command, []).append(str(path.relative_to(ROOT)))
     return found

@@ -13,8 +13,6 @@ from types import ModuleType
 
 import pytest
 
-from crawler.processes import app
-
 Render = Callable[..., str]
 SERVICES = {
     "crawler-worker@.service": "worker",
@@ -82,8 +80,8 @@ def test_a_worker_that_grows_is_ended_before_its_host_suffers(render: Render) ->
 @pytest.mark.parametrize(
     ("role", "service", "module", "queue", "pool"),
     [
-        ("worker", "crawler-worker@.service", "worker_tasks", app.FETCH, "gevent"),
-        ("frontier", "crawler-recorder@.service", "recorder_tasks", app.RECORD, "prefork"),
+        ("worker", "crawler-worker@.service", "worker_tasks", "fetch", "gevent"),
+        ("frontier", "crawler-recorder@.service", "recorder_tasks", "record", "prefork"),
     ],
 )
 def test_celery_runs_the_tasks_of_the_queue_it_reads(
