@@ -66,3 +66,6 @@ ELSEWHERE = {
     "python bench/run.py": "it measures for an hour: make bench",
 }
 """Not run as they stand, and why."""
+
+NAMES = {"crawler status", "crawler retry", "systemctl stop", "podman import"}
+"""Not to be typed: sentences speak of the program."""
