@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +17,15 @@ TRACKING = ("utm_.*", "[gf]clid", "mc_[ce]id", "jsessionid", "phpsessid", "aspse
 MAX_CHAIN = 200
 """Links from a seed beyond which even a job without a depth limit does not go: no site is that deep, but a calendar's
 "next month" is."""
+
+
+class Refusal(NamedTuple):
+    """Why a link is not followed."""
+
+    cause: Literal["depth", "scope", "trap"]
+    """A word of messages.Cause."""
+    reason: str
+    """For people."""
 
 
 class JobError(ValueError):
@@ -152,15 +161,22 @@ class Job(BaseModel):
             ]
             raise JobError("\n".join(lines)) from None
 
-    def refuses(self, url: str, found_on: str, depth: int) -> str | None:
-        """Why a link to `url` at `depth` is not followed; None if it is."""
+    def refusal(self, url: str, found_on: str, depth: int) -> Refusal | None:
+        """Why a link to `url` at `depth`, on the page `found_on` (both normalised), is not followed; None if it is."""
         if self.depth is not None and depth > self.depth:
-            return "depth"
-        if refused := self.scope.refuses(url, found_on):
-            return refused
-        if self.traps:
-            return f"trap: more than {MAX_CHAIN} links from a seed" if depth > MAX_CHAIN else urls.trap(url)
+            return Refusal("depth", "depth")
+        if reason := self.scope.refuses(url, found_on):
+            return Refusal("scope", reason)
+        if self.traps and depth > MAX_CHAIN:
+            return Refusal("trap", f"trap: more than {MAX_CHAIN} links from a seed")
+        if self.traps and (reason := urls.trap(url)):
+            return Refusal("trap", reason)
         return None
+
+    def refuses(self, url: str, found_on: str, depth: int) -> str | None:
+        """The reason of `refusal`."""
+        refusal = self.refusal(url, found_on, depth)
+        return refusal and refusal.reason
 
     def cleaned(self, url: str) -> str:
         """A normalised `url` without the parameters the job strips."""
