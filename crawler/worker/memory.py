@@ -13,9 +13,9 @@ from gevent.lock import BoundedSemaphore
 
 LARGE_BODY = 1024 * 1024
 """Bytes of a body, decompressed, above which it needs a place."""
-LARGE_LINKS = 1_000_000
-"""Size of a batch's links (FoundLinks.size) above which it needs a place, until its report is sent: some 5,000 links,
-which take five bytes of memory for each of this size."""
+LARGE_LINKS = 2_000_000
+"""FoundLinks.size above which a batch ends; while one page, or sitemap, takes it beyond, it needs a place, until its
+report is sent. Some 10,000 links; they take some four bytes of memory for each of this size."""
 PLACES = 4
 """How many batches of a process may be large at the same time."""
 PATIENCE = 10.0

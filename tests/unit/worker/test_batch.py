@@ -736,3 +736,14 @@ def test_a_robots_txt_that_leads_to_a_blocked_host_is_unreachable(site: Site) ->
         assert done(fetch_batch(allowed, client, threading.Event(), worker="t")) == ["/"]
         assert blocked.paths == ["/robots.txt"]
     blocked.close()
+
+
+# --- what a URL means -------------------------------------------------------------------------------------------------
+
+
+def test_where_a_server_redirects_to_is_asked_for_as_it_said(site: Site) -> None:
+    site.pages["/p"] = Answer("", 302, {"Location": "/p?PHPSESSID=abc"})
+    site.pages["/q"] = Answer('<a href="/r?PHPSESSID=abc">r</a>')
+    report = crawl(site, "/p", "/q")
+    assert [urls.path_of(link.url) for link in report.links] == ["/p?PHPSESSID=abc", "/r"]
+    assert [(page.state, page.cause) for page in report.results] == [("excluded", Cause.REDIRECT), ("done", None)]
