@@ -56,6 +56,7 @@ def crawl(
             reports.put(fetch_batch(batch, client, told, worker=WORKER, known_links=known, archive=archive))
 
     shown = released = 0.0
+    worked = True
     while True:
         now = time.time()
         if stop.is_set():
@@ -65,10 +66,12 @@ def crawl(
             for batch in lease(ledger, room, now):
                 pool.spawn(run, batch)
         for report in _arrived(reports):
+            worked = True
             record(ledger, report, time.time())
             known.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
-        if now - shown >= 1.0 or not pool or finished:
+        if now - shown >= 1.0 or (worked and not pool) or finished:
+            worked = bool(pool)
             status.sample(ledger, now)
             tidy.tidy(ledger, now)
             active.recall(tidy.recalled(ledger))
