@@ -1,4 +1,4 @@
-"""The Celery tasks of a worker: thin, for the plain functions of crawler/worker do the work."""
+"""The Celery tasks of a worker. They only pass messages on to the plain functions of crawler/worker."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; 
 
 @app.task(name="pulse")
 def pulse() -> None:
-    """See systemd.py."""
+    """Prove that this worker executes tasks (systemd.py), give memory back, complete WARC files that are idle, and
+    stop taking batches while the archive's disk is full."""
     systemd.alive()
     release_memory()
     _archive().tidy()
@@ -41,8 +42,8 @@ def pulse() -> None:
 
 @app.task(name="recall")
 def recall(leases: list[str]) -> None:
-    """Let the batches of these leases come back at once. The scheduler says so to all workers, again and again until
-    they are back: so it does not matter who has them, and whether they were redelivered meanwhile."""
+    """Finish the URL in hand of these leases' batches and return the rest. The scheduler repeats the order to all
+    workers until the leases are back, so it does not matter which worker has them, or whether they were redelivered."""
     _active.recall(leases)
 
 
