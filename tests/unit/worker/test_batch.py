@@ -27,6 +27,7 @@ from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
 from crawler.worker.fetch_errors import FetchError, HungUpError, TimedOutError
+from crawler.worker.memory import Share
 
 
 def crawl(
@@ -35,6 +36,7 @@ def crawl(
     redelivered: bool = False,
     stop: Any = None,
     known: dict[str, RobotsFile] | None = None,
+    share: Share | None = None,
     **job: Any,
 ) -> Report:
     batch = Batch(
@@ -46,7 +48,9 @@ def crawl(
         robots=known or {},
     )
     with Client("CrawlerFleet/test (+mailto:owner@example.org)") as client:
-        return fetch_batch(batch, client, stop or threading.Event(), worker="test", redelivered=redelivered)
+        return fetch_batch(
+            batch, client, stop or threading.Event(), worker="test", redelivered=redelivered, share=share
+        )
 
 
 def outcome(site: Site, path: str, **job: Any) -> tuple[str, str | None]:
