@@ -24,8 +24,8 @@ TRACKING = (
     "cftoken",
     r"sid=(?=.*\d)(?=.*[a-z])[0-9a-z]{24,}",
 )
-"""Tracking parameters and session ids. `sid` is one only where its value looks like a session's hash: elsewhere it is the
-number of a story (Slashcode, PHP-Nuke)."""
+"""Tracking parameters and session ids. `sid` is one only where its value looks like a session's hash: elsewhere it is
+the number of a story (Slashcode, PHP-Nuke)."""
 MAX_CHAIN = 200
 """Links from a seed beyond which even a job without a depth limit does not go: no site is that deep, but a calendar's
 "next month" is."""
