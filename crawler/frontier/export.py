@@ -140,7 +140,9 @@ def _jsonl(chunks: Iterator[list[Row]], stream: BinaryIO, _: Sequence[str]) -> N
 def _csv(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) -> None:
     text = io.TextIOWrapper(stream, "utf-8", "replace", newline="", write_through=True)
     try:
-        writer = csv.DictWriter(text, _header(names), lineterminator="\n")
+        # Lines end with CRLF (RFC 4180): with another end, Python 3.11 would leave a lone CR or LF in a text unquoted,
+        # and readers would take what follows it for a new row.
+        writer = csv.DictWriter(text, _header(names), lineterminator="\r\n")
         writer.writeheader()
         for chunk in chunks:
             for row in chunk:
