@@ -295,3 +295,9 @@ def test_without_a_database_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SystemExit, match="The ledger's database says: connection ") as ended:
         cli.main(["status"])
     assert "secret" not in str(ended.value.code)
+
+
+def test_errors_steer_no_terminal(crawler: Crawler, ledger: Ledger, site: Site) -> None:
+    crawl(ledger, site, "/", stop=True)
+    error, _ = crawler("export", "--job", "j", "-o", f"no/{TITLE}/x")
+    assert error == f"cannot write no/{SHOWN}/x.part: No such file or directory"
