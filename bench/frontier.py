@@ -20,7 +20,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
 from crawler.job import Job
 from crawler.messages import Admission, Batch, Link, Report, Request, UrlResult
 
@@ -117,14 +120,14 @@ def drive(ledger: Ledger, dice: random.Random) -> dict[str, float]:
     database = postgres_cpu()
     while pages < PAGES:
         began, cpu = time.perf_counter(), time.process_time()
-        batches = ledger.lease(10, time.time())
+        batches = lease(ledger, 10, time.time())
         spent["lease"] += time.perf_counter() - began
         spent["client"] += time.process_time() - cpu
         assert batches, "nothing is due"
         for batch in batches:
             report = outcome(batch, dice, time.time())
             began, cpu = time.perf_counter(), time.process_time()
-            pages += ledger.record(report, time.time())
+            pages += record(ledger, report, time.time())
             spent["record"] += time.perf_counter() - began
             spent["client"] += time.process_time() - cpu
     spent["database"] = postgres_cpu() - database
@@ -138,7 +141,8 @@ def opened(url: str) -> tuple[Ledger, int]:
     """An empty ledger with one job."""
     ledger = Ledger.open(url)
     ledger.create()
-    ledger.admit(Admission(job=Job(name="bench", delay=0), seeding="bench", chunk=0, chunks=1), time.time())
+    seeding = Admission(job=Job(name="bench", delay=0), seeding="bench", chunk=0, chunks=1)
+    admit(ledger, seeding, time.time())
     with ledger.transaction() as tx:
         return ledger, tx.execute(sa.text("SELECT job_id FROM jobs")).scalar_one()
 

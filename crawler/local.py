@@ -11,8 +11,11 @@ from gevent.pool import Pool
 from gevent.queue import Empty, Queue
 
 from crawler import settings
-from crawler.frontier import status
+from crawler.frontier import status, tidy
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
 from crawler.known_links import KnownLinks
 from crawler.messages import Admission, Batch, Report
 from crawler.worker.active import ActiveBatches
@@ -41,11 +44,11 @@ def crawl(
     in hand, records them, and returns the rest to the ledger: the next run goes on from there.
     """
     ledger.create()
-    ledger.take_back_leases(time.time())  # of a run that was killed
+    tidy.take_back_leases(ledger, time.time())  # of a run that was killed
     name = ""
     for admission in admissions:
         name = admission.job.name
-        ledger.admit(admission, time.time())
+        admit(ledger, admission, time.time())
     pool, reports, known, active = Pool(workers), Queue(), KnownLinks(), ActiveBatches()
 
     def run(batch: Batch) -> None:
@@ -59,16 +62,16 @@ def crawl(
             active.stop()
         room = pool.free_count()
         if room and not stop.is_set() and (archive is None or archive.has_room()):
-            for batch in ledger.lease(room, now):
+            for batch in lease(ledger, room, now):
                 pool.spawn(run, batch)
         for report in _arrived(reports):
-            ledger.record(report, time.time())
+            record(ledger, report, time.time())
             known.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
         if now - shown >= 1.0 or not pool or finished:
-            ledger.sample(now)
-            ledger.tidy(now)
-            active.recall(ledger.recalled())
+            status.sample(ledger, now)
+            tidy.tidy(ledger, now)
+            active.recall(tidy.recalled(ledger))
             if now - released >= RELEASE_SECONDS:
                 release_memory()
                 released = now

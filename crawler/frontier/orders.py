@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from crawler.frontier import moves
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.schema import host_queues, hosts, jobs, urls
 from crawler.frontier.status import UnknownError, host_named, job_id_of
@@ -16,7 +17,7 @@ def block(ledger: Ledger, host: str, now: float) -> int:
     with ledger.transaction() as tx:
         statement = ledger.insert(hosts).values(host=host, next_due=now, blocked_at=now)
         tx.execute(statement.on_conflict_do_update(index_elements=["host"], set_={"blocked_at": now}))
-        return ledger.drop_queued(tx, urls.c.host == host, "excluded", "host blocked", now)
+        return moves.drop_queued(ledger, tx, urls.c.host == host, "excluded", "host blocked", now)
 
 
 def unblock(ledger: Ledger, host: str, now: float) -> int:
@@ -35,12 +36,19 @@ def set_state(ledger: Ledger, job: str, state: str, now: float) -> int:
     with ledger.transaction() as tx:
         job_id = job_id_of(tx, job)
         if state == "running":
-            return ledger.resume(tx, job_id, now)
+            return resume(ledger, tx, job_id, now)
         finished = now if state == "cancelled" else None
         tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=finished))
         if state == "cancelled":
-            return ledger.drop_queued(tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
+            return moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
         return 0
+
+
+def resume(ledger: Ledger, tx: Connection, job_id: int, now: float) -> int:
+    """Let a job run, whatever had stopped it; returns how many URLs are queued again that `cancel` had dropped."""
+    tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
+    dropped = sa.and_(urls.c.job_id == job_id, urls.c.reason == "job cancelled")
+    return moves.move(ledger, tx, dropped, "excluded", "queued", None, now)
 
 
 def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:
@@ -60,7 +68,7 @@ def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:
 
 
 def _queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
-    again = ledger.move(tx, which, state, "queued", None, now, attempts=0, expiries=0)
+    again = moves.move(ledger, tx, which, state, "queued", None, now, attempts=0, expiries=0)
     reopened = sa.select(host_queues.c.job_id).where(host_queues.c.queued > 0)
     done = sa.and_(jobs.c.state == "done", jobs.c.job_id.in_(reopened))
     tx.execute(jobs.update().where(done).values(state="running", finished_at=None))

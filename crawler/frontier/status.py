@@ -1,4 +1,4 @@
-"""What a person asks of the ledger: status of the jobs, explain a URL, audit a host, a job's URLs."""
+"""Status: what a person asks of the ledger. Snapshots of the jobs, explain a URL, audit a host, a job's URLs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier.ledger import Ledger
+from crawler.frontier import moves
+from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.schema import STATES, host_queues, hosts, jobs, progress, requests, urls, workers
 from crawler.job import Job
 
@@ -27,11 +28,11 @@ def snapshots(ledger: Ledger, now: float, *, finished_since: float = 0.0, sites:
             .where(sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at >= finished_since))
             .order_by(jobs.c.job_id)
         ).all()
-        return [_snapshot(ledger, tx, row, now, sites) for row in chosen]
+        return [_snapshot(tx, row, now, sites) for row in chosen]
 
 
-def _snapshot(ledger: Ledger, tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
-    counts = ledger.counts(tx, row.job_id)
+def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
+    counts = moves.counts(tx, row.job_id)
     largest = tx.execute(
         sa.select(host_queues)
         .where(host_queues.c.job_id == row.job_id, host_queues.c.done + host_queues.c.queued + host_queues.c.failed > 0)
@@ -64,6 +65,19 @@ def _snapshot(ledger: Ledger, tx: Connection, row: Any, now: float, sites: int) 
             for member in crew
         ],
     }
+
+
+def sample(ledger: Ledger, now: float) -> None:
+    """Note how far each running job is, for the rates; forget what is older than an hour."""
+    with ledger.transaction() as tx:
+        for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(jobs.c.state == "running")).all():
+            note_progress(ledger, tx, job_id, moves.counts(tx, job_id)["done"], now)
+            tx.execute(progress.delete().where(progress.c.job_id == job_id, progress.c.at < now - 3600))
+
+
+def note_progress(ledger: Ledger, tx: Connection, job_id: int, done: int, now: float) -> None:
+    """Keep how many pages a job had at this moment. Idempotent by primary key."""
+    tx.execute(ledger.insert(progress).values(job_id=job_id, at=now, done=done).on_conflict_do_nothing())
 
 
 def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
@@ -144,7 +158,7 @@ def job_named(ledger: Ledger, name: str) -> Job:
     """The job as last described."""
     with ledger.transaction() as tx:
         spec = tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == job_id_of(tx, name))).scalar_one()
-    return Job.model_validate_json(spec)
+    return job_of(spec)
 
 
 def host_named(given: str) -> str:

@@ -11,7 +11,9 @@ from celery.utils.log import get_task_logger
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import settings
+from crawler.frontier.admit import admit as admit_urls
 from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record as record_report
 from crawler.known_links import KnownLinks
 from crawler.messages import Admission, Report
 from crawler.processes import systemd
@@ -35,7 +37,7 @@ def pulse() -> None:
 def admit(message: dict[str, Any]) -> None:
     """Take a piece of a seeding into the ledger."""
     admission = Admission.model_validate(message)
-    new = _with_database(lambda ledger: ledger.admit(admission, time.time()))
+    new = _with_database(lambda ledger: admit_urls(ledger, admission, time.time()))
     log.info("%s: piece %d, %d URLs, %d new", admission.job.name, admission.chunk, len(admission.urls), new)
 
 
@@ -44,7 +46,7 @@ def record(message: dict[str, Any]) -> None:
     """Take a batch's outcome into the ledger."""
     report = Report.model_validate(message)
     links, report.links = report.links, [link for link in report.links if not _known_links.covers(report.job, link)]
-    done = _with_database(lambda ledger: ledger.record(report, time.time()))
+    done = _with_database(lambda ledger: record_report(ledger, report, time.time()))
     log.info("%s: %s, %d done, %d links", report.job, report.host, done, len(report.links))
     _known_links.add(report.job, links)
 

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from gevent.event import Event
 from sqlalchemy.exc import DBAPIError
 
-from crawler.frontier import status
+from crawler.frontier import status, tidy
+from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.processes import systemd
 from crawler.processes.broker import Broker
@@ -61,16 +62,16 @@ class Scheduler:
         """Fill the window once and do what is due; returns how many batches were leased."""
         # Committed first, published second: a crash between the two costs a lease's time; the other order, a double
         # fetch.
-        batches = self.ledger.lease(min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), now)
+        batches = lease(self.ledger, min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), now)
         for batch in batches:
             self.broker.send(batch)
         if now >= self._sample_due:
-            self.ledger.sample(now)
+            status.sample(self.ledger, now)
             self._sample_due = now + SAMPLE_SECONDS
         if now >= self._status_due:
             began = time.monotonic()
-            self.ledger.tidy(now)
-            if recalled := self.ledger.recalled():
+            tidy.tidy(self.ledger, now)
+            if recalled := tidy.recalled(self.ledger):
                 self.broker.recall(recalled)
             self.broker.publish_status(status.snapshots(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
             # On a huge ledger this takes its time: at most a twentieth of ours.

@@ -11,20 +11,23 @@ from ledger_promises import admission, counts, report
 from sqlalchemy.exc import DBAPIError
 
 from crawler.frontier import status
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
 from crawler.messages import Report
 
 
 def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
     """Four recorders and two schedulers on one host, reports doubled and reordered: nothing lost, nothing twice."""
-    ledger.admit(admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
+    admit(ledger, admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
     reports: list[Report] = []
     leased: list[str] = []
     lock, stop, errors = threading.Lock(), threading.Event(), []
 
     def schedule() -> None:
         while not stop.is_set():
-            batches = again(lambda: ledger.lease(2, time.time()))
+            batches = again(lambda: lease(ledger, 2, time.time()))
             for batch in batches:
                 links = tuple(f"/{random.randrange(600)}" for _ in range(100))  # noqa: S311
                 with lock:
@@ -32,12 +35,12 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
                     reports.extend([report(batch, links=links)] * random.choice((1, 2)))  # noqa: S311
             time.sleep(0.01)
 
-    def record() -> None:
+    def take_in() -> None:
         while not (stop.is_set() and not reports):
             with lock:
                 message = reports.pop(random.randrange(len(reports))) if reports else None  # noqa: S311
             if message:
-                again(lambda message=message: ledger.record(message, time.time()))
+                again(lambda message=message: record(ledger, message, time.time()))
             else:
                 time.sleep(0.01)
 
@@ -51,7 +54,7 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
                     stop.set()
                     raise
 
-    threads = [threading.Thread(target=work) for work in (schedule, schedule, record, record, record, record)]
+    threads = [threading.Thread(target=work) for work in (schedule, schedule, *[take_in] * 4)]
     for thread in threads:
         thread.start()
 

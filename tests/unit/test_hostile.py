@@ -13,8 +13,7 @@ from gevent.event import Event
 from website import Answer, Site
 
 from crawler import limits, local, urls
-from crawler.frontier import ledger as ledger_module
-from crawler.frontier import status
+from crawler.frontier import politeness, status
 from crawler.frontier.ledger import Ledger
 from crawler.job import Job
 from crawler.messages import Admission
@@ -23,7 +22,7 @@ from crawler.worker.archive import Archive
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "BACK_OFF_FIRST", 0.1)
+    monkeypatch.setattr(politeness, "BACK_OFF_FIRST", 0.1)
     monkeypatch.setattr(limits, "FETCH", 2.0)
 
 
@@ -67,7 +66,7 @@ STARS = "User-agent: *\nDisallow: /" + "*a" * 200 + "b$\n"
 def test_any_robots_txt(
     site: Site, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, robots: Any, outcome: tuple[str, str | None]
 ) -> None:
-    monkeypatch.setattr(ledger_module, "BACK_OFF_FIRST", 0.01)
+    monkeypatch.setattr(politeness, "BACK_OFF_FIRST", 0.01)
     monkeypatch.setattr(limits, "FETCH", 0.5)
     (site.pages if isinstance(robots, Answer) else site.raw)["/robots.txt"] = robots
     page = "/" + "a" * 1900

@@ -7,22 +7,25 @@ import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 
 from crawler import urls
-from crawler.frontier import orders, status
+from crawler.frontier import orders, status, tidy
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
 from crawler.frontier.schema import requests
 from crawler.messages import Request, UrlResult
 
 
 def crawled(ledger: Ledger) -> None:
     """/a is done, /b failed, and both led to /c."""
-    ledger.admit(admission("/a", "/b"), now=0)
-    (batch,) = ledger.lease(1, now=0)
+    admit(ledger, admission("/a", "/b"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
     pages = [
         UrlResult(url=SITE + "/a", state="done", fetched_at=1, status=200, title="A", digest="d"),
         UrlResult(url=SITE + "/b", state="failed", fetched_at=2, status=404, reason="HTTP 404"),
     ]
     asked = [Request(url=SITE + "/a", at=1, status=200, seconds=0.5), Request(url=SITE + "/b", at=3, seconds=0.1)]
-    ledger.record(report(batch, results=pages, links=("/c",), requests=asked), now=4)
+    record(ledger, report(batch, results=pages, links=("/c",), requests=asked), now=4)
 
 
 def test_explain_tells_a_url_s_life(ledger: Ledger) -> None:
@@ -45,10 +48,10 @@ def test_audit_shows_every_request_and_the_rest_before_it(ledger: Ledger) -> Non
 
 
 def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
-    ledger.admit(admission("/a"), now=0)
-    (batch,) = ledger.lease(1, now=0)
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
     asked = [Request(url="http://www.a.test/robots.txt", at=1, status=200, seconds=0.1)]
-    ledger.record(report(batch, requests=asked), now=2)
+    record(ledger, report(batch, requests=asked), now=2)
     with ledger.transaction() as tx:
         assert tx.execute(sa.select(requests.c.host)).scalars().all() == ["www.a.test"]
 
@@ -65,30 +68,30 @@ def test_block_drops_and_unblock_brings_back(ledger: Ledger) -> None:
     crawled(ledger)
     assert orders.block(ledger, "a.test", now=5) == 1
     assert counts(ledger) == {"done": 1, "failed": 1, "excluded": 1}
-    ledger.admit(admission("/new", seeding="2"), now=6)
-    assert ledger.lease(10, now=100) == []
-    ledger.tidy(101)
+    admit(ledger, admission("/new", seeding="2"), now=6)
+    assert lease(ledger, 10, now=100) == []
+    tidy.tidy(ledger, 101)
     assert counts(ledger) == {"done": 1, "failed": 1, "excluded": 2}
     assert orders.unblock(ledger, "a.test", now=102) == 2
-    assert len(ledger.lease(10, now=103)) == 1
+    assert len(lease(ledger, 10, now=103)) == 1
 
 
 def test_a_batch_under_way_at_a_block_is_dropped_when_it_returns(ledger: Ledger) -> None:
-    ledger.admit(admission("/a"), now=0)
-    (batch,) = ledger.lease(1, now=0)
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
     orders.block(ledger, "a.test", now=1)
-    ledger.record(report(batch, results=[], unfetched=[SITE + "/a"]), now=2)
-    ledger.tidy(3)
+    record(ledger, report(batch, results=[], unfetched=[SITE + "/a"]), now=2)
+    tidy.tidy(ledger, 3)
     assert counts(ledger) == {"excluded": 1}
 
 
 def test_pause_resume_cancel(ledger: Ledger) -> None:
-    ledger.admit(admission("/a"), now=0)
+    admit(ledger, admission("/a"), now=0)
     orders.set_state(ledger, "j", "paused", now=1)
-    assert ledger.lease(1, now=2) == []
+    assert lease(ledger, 1, now=2) == []
     orders.set_state(ledger, "j", "running", now=3)
-    (batch,) = ledger.lease(1, now=4)
-    ledger.record(report(batch, links=("/b",)), now=5)
+    (batch,) = lease(ledger, 1, now=4)
+    record(ledger, report(batch, links=("/b",)), now=5)
     assert orders.set_state(ledger, "j", "cancelled", now=6) == 1
     assert counts(ledger) == {"done": 1, "excluded": 1}
     assert orders.set_state(ledger, "j", "running", now=7) == 1

@@ -1,0 +1,152 @@
+"""Tidy: what time and limits do to the ledger, and what the scheduler does besides leasing."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from crawler.frontier import lease, moves, politeness, status
+from crawler.frontier.ledger import Ledger, job_of
+from crawler.frontier.schema import host_queues, hosts, jobs, leases, seedings, urls
+from crawler.job import Job
+from crawler.messages import TERMINAL
+
+SEEDING_PATIENCE = 600.0
+"""Seconds without news after which a seeding that was broken off no longer keeps its job open."""
+AT_ONCE = 1000
+"""Leases expired, or recalled, at once; the next second brings the next."""
+
+
+def tidy(ledger: Ledger, now: float) -> None:
+    """Take back expired leases, give up dead hosts, enforce limits, call pages for another visit, and close jobs that
+    have reached their end. A transaction for the leases and one for each job; may be repeated at any time."""
+    with ledger.transaction() as tx:
+        _expire(ledger, tx, now)
+    with ledger.transaction() as tx:
+        _drop_cancelled(ledger, tx, now)
+        chosen = tx.execute(
+            sa.select(jobs.c.job_id, jobs.c.spec, jobs.c.state).where(jobs.c.state.in_(("running", "done")))
+        ).all()
+    for job_id, spec, state in chosen:
+        job = job_of(spec)
+        if state == "running" or job.recrawl is not None:
+            with ledger.transaction() as tx:
+                _tidy_job(ledger, tx, job_id, job, state, now)
+
+
+def recalled(ledger: Ledger) -> list[str]:
+    """The leases whose batches should come back at once, for their host was blocked or their job paused or cancelled;
+    a thousand at most, those that come back make room for others. Reads leases, which are few, and joins by key."""
+    with ledger.transaction() as tx:
+        unwanted = sa.or_(hosts.c.blocked_at.is_not(None), jobs.c.state.in_(("paused", "cancelled")))
+        chosen = (
+            sa.select(leases.c.lease)
+            .join(jobs, jobs.c.job_id == leases.c.job_id)
+            .join(hosts, hosts.c.host == leases.c.host)
+            .where(unwanted)
+        )
+        return list(tx.execute(chosen.order_by(leases.c.lease).limit(AT_ONCE)).scalars())
+
+
+def take_back_leases(ledger: Ledger, now: float) -> None:
+    """Queue again all that is leased, whatever its deadline: for an embedded run after one that was killed."""
+    with ledger.transaction() as tx:
+        tx.execute(leases.update().values(deadline=now))
+        _expire(ledger, tx, now)
+
+
+def _expire(ledger: Ledger, tx: Connection, now: float) -> None:
+    """Queue the URLs again of leases that ran out. Index on leases.deadline; lease by lease, in the order of their key.
+    A report that arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
+    expired = tx.execute(
+        sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(AT_ONCE)
+    ).all()
+    lost = moves.none_yet()
+    for row in expired:
+        lease.lose(tx, row.lease, "lease expired", lost[row.job_id, row.host], now)
+        tx.execute(leases.delete().where(leases.c.lease == row.lease))
+        tx.execute(host_queues.update().where(host_queues.c.host == row.host).values(next_due=now))
+    moves.apply(ledger, tx, lost, now)
+
+
+def _drop_cancelled(ledger: Ledger, tx: Connection, now: float) -> None:
+    """Drop what came back of cancelled jobs, from workers that had it at the time. Reads the host queues that have
+    anything queued (index host_queues_due)."""
+    with_more = (
+        sa.select(host_queues.c.job_id)
+        .join(jobs, jobs.c.job_id == host_queues.c.job_id)
+        .where(host_queues.c.queued > 0, jobs.c.state == "cancelled")
+        .distinct()
+    )
+    for job_id in tx.execute(with_more).scalars().all():
+        moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
+
+
+def _tidy_job(ledger: Ledger, tx: Connection, job_id: int, job: Job, state: str, now: float) -> None:
+    if job.recrawl is not None:
+        _revisit(ledger, tx, job_id, job.recrawl, now)
+    counts = moves.counts(tx, job_id)
+    if counts["queued"]:
+        _give_up_hosts(ledger, tx, job_id, job, now)
+        if job.max_pages is not None and counts["done"] >= job.max_pages:
+            moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", "max_pages reached", now)
+        counts = moves.counts(tx, job_id)
+    if counts["queued"] and state == "done":
+        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
+    elif state == "running" and not (counts["queued"] or counts["leased"]) and _all_seeds_in(tx, job_id, now):
+        status.note_progress(ledger, tx, job_id, counts["done"], now)
+        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="done", finished_at=now))
+
+
+def _revisit(ledger: Ledger, tx: Connection, job_id: int, interval: float, now: float) -> None:
+    """Queue again what was last asked for `interval` seconds ago: pages, and what was none then."""
+    for state in TERMINAL:
+        moves.move(
+            ledger,
+            tx,
+            sa.and_(urls.c.job_id == job_id, urls.c.fetched_at <= now - interval),
+            state,
+            "queued",
+            None,
+            now,
+            attempts=0,
+            expiries=0,
+        )
+
+
+def _give_up_hosts(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: float) -> None:
+    """Drop what is queued for hosts that are dead, blocked, or have given all the pages the job wants."""
+    full = host_queues.c.done >= job.max_pages_per_host if job.max_pages_per_host is not None else sa.false()
+    given_up = tx.execute(
+        sa.select(
+            hosts.c.host,
+            hosts.c.failure,
+            hosts.c.blocked_at,
+            sa.type_coerce(politeness.given_up(now), sa.Boolean).label("dead"),
+        )
+        .join(host_queues, sa.and_(host_queues.c.host == hosts.c.host, host_queues.c.job_id == job_id))
+        .where(
+            host_queues.c.queued > 0,
+            sa.or_(politeness.given_up(now), hosts.c.blocked_at.is_not(None), full),
+        )
+        .order_by(hosts.c.host)
+    ).all()
+    for host in given_up:
+        of_host = sa.and_(urls.c.job_id == job_id, urls.c.host == host.host)
+        if host.blocked_at is not None:
+            moves.drop_queued(ledger, tx, of_host, "excluded", "host blocked", now)
+        elif host.dead:
+            moves.drop_queued(ledger, tx, of_host, "failed", f"host given up: {host.failure}", now)
+        else:
+            moves.drop_queued(ledger, tx, of_host, "excluded", "max_pages_per_host reached", now)
+
+
+def _all_seeds_in(tx: Connection, job_id: int, now: float) -> bool:
+    """Whether every seeding of a job has arrived whole, or was broken off. By the job's part of the primary key."""
+    pieces = tx.execute(
+        sa.select(sa.func.count(), sa.func.max(seedings.c.chunks), sa.func.max(seedings.c.arrived_at))
+        .where(seedings.c.job_id == job_id)
+        .group_by(seedings.c.seeding)
+    ).all()
+    recent = now - SEEDING_PATIENCE
+    return all(arrived == expected or (latest or 0) < recent for arrived, expected, latest in pieces)
