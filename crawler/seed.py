@@ -175,7 +175,7 @@ def derived_name(seeds: Iterable[str], job: Job) -> str:
     described = job.model_dump(mode="json", exclude_defaults=True, exclude={"name", "seeds"})
     digest = hashlib.sha256(json.dumps([distinct, described], sort_keys=True).encode()).hexdigest()[:8]
     host = min(map(urls.host_of, distinct), default="")
-    return f"{re.sub('[^A-Za-z0-9.]+', '-', host)[:70].strip('.-') or 'crawl'}-{digest}"
+    return f"{re.sub('[^A-Za-z0-9.-]+', '-', host)[:70].strip('.-') or 'crawl'}-{digest}"
 
 
 # --- the seeds --------------------------------------------------------------------------------------------------------

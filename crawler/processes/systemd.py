@@ -72,7 +72,9 @@ def alive() -> None:
 def take_work(queue: str, wanted: bool, why_not: str) -> None:
     """Consume from `queue`, or stop doing so and say why, in the journal and in `systemctl status`."""
     consumer = _this_worker.consumer
-    if consumer is None or consumer.task_consumer.consuming_from(queue) == wanted:
+    if STOP.is_set() or consumer is None or consumer.task_consumer is None:
+        return  # a worker that stops, or has lost its connection, consumes from no queue: it must not begin again
+    if consumer.task_consumer.consuming_from(queue) == wanted:
         return
     if wanted:
         log.info("taking work from %s again", queue)

@@ -45,7 +45,7 @@ _HIDING_END = re.compile(r"</(?:script|style|textarea|iframe|title)\s*\Z", re.IG
 _ATTRIBUTE = re.compile(r"[\s/\"'][^\s/\"'=]")
 
 
-def tame(text: str) -> str:
+def bounded(text: str) -> str:
     """`text`, or what of it can be parsed in bounded time and memory."""
     # Somewhere within a tag that long, half its length has no ">" from one multiple of that to the next.
     half = MAX_TAG // 2

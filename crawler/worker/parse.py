@@ -17,7 +17,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from crawler import urls
 from crawler.worker.encoding import with_query_in
-from crawler.worker.html_bounds import tame
+from crawler.worker.html_bounds import bounded
 
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a` and `area`: the selector of each by its name."""
@@ -57,7 +57,7 @@ def parse(
     """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
     names what is followed beside links: see FOLLOWED; `now` is the time, for directives with a date; `codec`
     is Python's name for the encoding that the page was in. Without `obey`, what is said to robots hides no links."""
-    tree = LexborHTMLParser(tame(text))
+    tree = LexborHTMLParser(bounded(text))
     document = Document(tree=tree)
     if (title := tree.css_first(_TITLE)) is not None:
         document.title = " ".join(title.text().replace("\0", "").split())[:500] or None

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from crawler.worker import parse
-from crawler.worker.html_bounds import tame
+from crawler.worker.html_bounds import bounded
 
 PAGE = "http://example.org/dir/page"
 
@@ -153,5 +153,5 @@ def test_takes_linear_time_and_still_finds_the_links(html: str) -> None:
 def test_an_ordinary_large_page_is_left_as_it_is() -> None:
     table = "<table>" + "<tr><td><font size=1>x</td><td><a href=/q>y</a><br></td></tr>" * 20_000 + "</table>"
     prose = "<p>A <b>bold</b> and <i>slanted <code>thing</code></i></p>" * 20_000
-    assert tame(table) == table
-    assert tame(prose) == prose
+    assert bounded(table) == table
+    assert bounded(prose) == prose
