@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule bench clean distclean
+.PHONY: help demo test lint unit integration molecule default single mutate bench clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -20,25 +20,33 @@ demo: .venv/ready ## start five hosts in containers, deploy to them, crawl four 
 		--watch --timeout 900 --summary .cache/fleet/demo/summary.json
 	@python tests/fleet/site_walk.py --fleet demo --check .cache/fleet/demo/summary.json
 
-test: lint unit integration molecule ## everything; takes the demo's hosts down, since it tests with them
+test: lint unit ## everything, the fleets side by side; takes the demo's hosts down, since it tests with them
+	molecule/prerequisites
+	tests/side-by-side integration default single
 
-lint: .venv/ready ## ruff, mypy, yamllint, ansible-lint
+lint: .venv/ready ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	ruff check .
 	ruff format --check .
 	mypy
 	yamllint --strict .
 	ansible-lint --strict
+	grep -rlIE --exclude='*.j2' '^#!/bin/(ba)?sh$$' .ci molecule playbooks roles tests | xargs shellcheck
 
-unit: .venv/ready ## the crawler's core and the roles' templates: no service, no container
-	pytest tests/unit tests/templates
+unit: .venv/ready ## the crawler's core, the roles' templates, the documents' commands: no service, no container
+	pytest tests/unit tests/templates tests/docs
 
 integration: .venv/ready ## the crawler against real services
 	molecule/prerequisites
 	pytest tests/integration
 
-molecule: .venv/ready ## every scenario: create, deploy, deploy again, verify by crawling, destroy
+molecule: default single ## every scenario: create, deploy, deploy again, verify by crawling, destroy
+
+default single: .venv/ready
 	molecule/prerequisites
-	molecule test --all --report --no-command-borders
+	molecule test --scenario-name $@ --report --no-command-borders
+
+mutate: .venv/ready ## apply each known bug of tests/mutants to a copy and report whether the tests notice; wants 90 %
+	python tests/mutants/run.py
 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites

@@ -1,7 +1,7 @@
-"""The `crawler` command: what the ledger knows, what a person orders, and the scheduler's process.
+"""The `crawler` command: questions to the ledger, orders to it, and the scheduler's process.
 
-On the frontier host it speaks to PostgreSQL; with --local FILE to the SQLite ledger of an embedded crawl. `watch` works
-on the control node as well, over the broker.
+It uses PostgreSQL on the frontier host, or, with --local FILE, the SQLite ledger of an embedded crawl. `watch --fleet`
+works on the control node as well, over the broker.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
 
 from crawler import fields, progress, settings, urls
@@ -38,9 +37,9 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         sys.exit(options.run(options))
     except (settings.SettingMissingError, export.ExportError, status.UnknownError, urls.InvalidURLError) as error:
-        sys.exit(str(error))
+        sys.exit(_shown(str(error)))
     except DBAPIError as error:
-        sys.exit(f"The ledger's database says: {str(error.orig).strip()}")
+        sys.exit(_shown(f"The ledger's database says: {str(error.orig).strip()}"))
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)
 
@@ -57,35 +56,37 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added
 
-    def for_machines(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        added.add_argument("--json", action="store_true", help="for machines")
+    def with_json(added: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        added.add_argument("--json", action="store_true", help="print JSON")
         return added
 
-    status = for_machines(
+    status = with_json(
         command("status", _status, "jobs that are not finished, sites and workers; exit 1 if counts do not add up")
     )
     status.add_argument("--all", action="store_true", help="finished jobs as well")
     status.add_argument("--recount", action="store_true", help="count every URL anew and compare")
-    for_machines(command("jobs", _jobs, "every job, a line each"))
+    with_json(command("jobs", _jobs, "every job, a line each"))
     watch = command("watch", _watch, "progress of a job until it is done", "job")
-    watch.add_argument("--fleet", help="on the control node: over the broker of this fleet, or of the last: current")
-    for_machines(command("explain", _explain, "all that is known of a URL", "url"))
-    for_machines(command("audit", _audit, "every request made to a host, and the rest it had before each", "host"))
+    watch.add_argument(
+        "--fleet", help="on the control node: watch over the broker of this fleet; current: the fleet deployed last"
+    )
+    with_json(command("explain", _explain, "all that is known of a URL", "url"))
+    with_json(command("audit", _audit, "every request made to a host, and how long it rested before each", "host"))
     exporting = command("export", _export, "a job's URLs and what became of them")
     exporting.description, exporting.formatter_class = export.__doc__, argparse.RawDescriptionHelpFormatter
     exporting.add_argument("--job", required=True)
     exporting.add_argument("--format", choices=export.FORMATS, default="jsonl")
     exporting.add_argument("--where", default="", metavar="CONDITIONS")
     exporting.add_argument("-o", "--output", type=Path, help="default: standard output")
-    command("block", _block, "never ask a host again; drop what is queued for it", "host")
-    command("unblock", _unblock, "take a block back; queue again what it dropped", "host")
-    command("pause", _state("paused"), "stop fetching for a job; what workers hold comes back", "job")
+    command("block", _block, "never ask a host again; exclude the URLs queued for it", "host")
+    command("unblock", _unblock, "undo block; queue again the URLs it excluded", "host")
+    command("pause", _state("paused"), "stop fetching for a job; workers return the batches they hold", "job")
     command("resume", _state("running"), "go on with a paused or cancelled job", "job")
-    command("cancel", _state("cancelled"), "end a job; drop what is queued", "job")
+    command("cancel", _state("cancelled"), "end a job; exclude the URLs queued", "job")
     retry = command("retry", _retry, "queue a job's failed URLs again", "job")
     retry.add_argument("--reason", help="only those whose reason contains this")
     command("init", _init, "create what is missing of the ledger's tables")
-    command("scheduler", _scheduler, "lease due hosts to the workers until told to stop")
+    command("scheduler", _scheduler, "lease the URLs of due hosts to the workers, until told to stop")
     return parser
 
 
@@ -95,8 +96,12 @@ def _ledger(options: argparse.Namespace) -> Ledger:
     return Ledger.open(f"sqlite:///{options.local}" if options.local else settings.database_url())
 
 
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def _shown(text: str) -> str:
+    return "\n".join(progress.printable(line.strip()) for line in text.split("\n"))
+
+
+def _say(*lines: str) -> None:
+    progress.say(console, *lines)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -117,7 +122,9 @@ def _status(options: argparse.Namespace) -> int:
     for job in () if options.json else jobs:
         for table in progress.summary(job):
             console.print(table)
-        _say(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}\n")
+        if job.get("reason"):
+            _say(f"{job['state']}: {job['reason']}")
+        _say(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}", "")
     return 0 if all(job["conserved"] for job in jobs) else 1
 
 
@@ -127,10 +134,10 @@ def _jobs(options: argparse.Namespace) -> int:
         print(json.dumps([{"job": job["job"], "state": job["state"], **job["counts"]} for job in jobs]))
         return 0
     states = ("discovered", "queued", "leased", "done", "failed", "excluded")
-    table = Table("job", "state", "created", *states, "pages/s")
+    table = progress.table("", ("job", "state", "created"), (*states, "pages/s"))
     for job in jobs:
-        counts = (f"{job['counts'][state]:,}" for state in states)
-        table.add_row(job["job"], job["state"], _when(job["created_at"]), *counts, f"{job['rate']:g}")
+        counts = (job["counts"][state] for state in states)
+        table.add_row(*progress.cells(job["job"], job["state"], _when(job["created_at"]), *counts, f"{job['rate']:g}"))
     console.print(table)
     return 0
 
@@ -141,17 +148,17 @@ def _watch(options: argparse.Namespace) -> int:
             for job in jobs:
                 if job["job"] == options.job:
                     shown.show(job)
-                    if job["state"] in ("done", "cancelled"):
-                        return 0
+                    if job["state"] not in ("running", "paused"):
+                        return 1 if job["state"] == "broken" else 0
     return 1
 
 
 def _snapshots(options: argparse.Namespace, stack: contextlib.ExitStack) -> Iterable[list[dict[str, Any]]]:
     if options.fleet:
         settings.use_fleet(None if options.fleet == "current" else options.fleet)
-        from crawler.processes.broker import Broker, watching
+        from crawler.processes.broker import Broker
 
-        yield from stack.enter_context(watching(Broker()))
+        yield from stack.enter_context(Broker().watching())
     ledger = _ledger(options)
     status.job_named(ledger, options.job)
     while True:
@@ -165,7 +172,7 @@ def _explain(options: argparse.Namespace) -> int:
         print(json.dumps(found))
         return 0
     for row in found:
-        _say(f"{row['url']}\n  job         {row['job']} ({row['job_state']})\n  state       {row['state']}")
+        _say(row["url"], f"  job         {row['job']} ({row['job_state']})", f"  state       {row['state']}")
         if row["reason"]:
             _say(f"  reason      {row['reason']}")
         origin = f" on {row['found_on']}" if row["found_on"] else " as a seed"
@@ -181,9 +188,9 @@ def _explain(options: argparse.Namespace) -> int:
                 f"{request['worker']}, release {request['release']}"
             )
         if row["state"] == "queued":
-            _say(f"  next        its host is due {_when(row['next_due'])}")
+            _say(f"  next        due {_when(max(row['next_due'], row.get('not_before') or 0))}")
         elif row["state"] == "leased":
-            _say(f"  next        a worker has it; queued again {_when(row['next_due'])} if it does not answer")
+            _say(f"  next        a worker has it; queued again {_when(row['next_due'])} if the worker does not answer")
     return 0
 
 
@@ -213,7 +220,8 @@ def _export(options: argparse.Namespace) -> int:
     where = export.conditions(options.where)
     ledger = _ledger(options)
     job = status.job_named(ledger, options.job)
-    bar = Progress("{task.description}", "{task.completed:,} URLs", TimeElapsedColumn(), console=Console(stderr=True))
+    columns = TextColumn("{task.description}", markup=False), "{task.completed:,} URLs", TimeElapsedColumn()
+    bar = Progress(*columns, console=Console(stderr=True))
     try:
         with bar:
             task = bar.add_task(job.name, total=None)
@@ -239,7 +247,8 @@ def _when(seconds: float) -> str:
 def _block(options: argparse.Namespace) -> int:
     dropped = orders.block(_ledger(options), options.host, time.time())
     _say(
-        f"{options.host} is blocked; {dropped:,} queued URLs were dropped. What workers hold comes back within seconds."
+        f"{options.host} is blocked; {dropped:,} queued URLs were excluded. Workers return what they hold of it within "
+        "seconds."
     )
     return 0
 
@@ -253,7 +262,7 @@ def _unblock(options: argparse.Namespace) -> int:
 def _state(state: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
         moved = orders.set_state(_ledger(options), options.job, state, time.time())
-        what = "queued URLs were dropped" if state == "cancelled" else "dropped URLs are queued again"
+        what = "queued URLs were excluded" if state == "cancelled" else "excluded URLs are queued again"
         _say(f"{options.job} is {state}" + (f"; {moved:,} {what}" if moved else ""))
         return 0
 

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from crawler import fields, urls
 
-TRACKING = ("utm_.*", "[gf]clid", "mc_[ce]id", "jsessionid", "phpsessid", "aspsessionid.*", "cfid", "cftoken", "sid")
-"""Tracking parameters and session ids; matched in full, in any case."""
+TRACKING = (
+    "utm_.*",
+    "[gf]clid",
+    "mc_[ce]id",
+    "jsessionid",
+    "phpsessid",
+    "aspsessionid.*",
+    "cfid",
+    "cftoken",
+    r"sid=(?=.*\d)(?=.*[a-z])[0-9a-z]{24,}",
+)
+"""Tracking parameters and session ids. `sid` is one only where its value looks like a session's hash: elsewhere it is
+the number of a story (Slashcode, PHP-Nuke)."""
 MAX_CHAIN = 200
 """Links from a seed beyond which even a job without a depth limit does not go: no site is that deep, but a calendar's
 "next month" is."""
+
+
+class Refusal(NamedTuple):
+    """Why a link is not followed."""
+
+    cause: Literal["depth", "scope", "trap"]
+    """A word of messages.Cause."""
+    reason: str
+    """For people."""
 
 
 class JobError(ValueError):
@@ -75,8 +96,20 @@ class Scope(BaseModel):
 
 
 @lru_cache(maxsize=256)
-def _alternatives(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+def _stripping(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a parameter, written "name" or "name=value", is one that `patterns` take out."""
+    of_values = [pattern for pattern in patterns if "=" in pattern.replace("(?=", "").replace("(?<=", "")]
+    name = _any_of([pattern for pattern in patterns if pattern not in of_values])
+    name_and_value = _any_of(of_values)
+
+    def is_stripped(parameter: str) -> bool:
+        return bool(name.fullmatch(parameter.partition("=")[0]) or name_and_value.fullmatch(parameter))
+
+    return is_stripped
+
+
+def _any_of(patterns: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)", re.IGNORECASE)
 
 
 def _seconds(value: object) -> object:
@@ -120,7 +153,8 @@ class Job(BaseModel):
     recrawl: Annotated[float, BeforeValidator(_seconds), Field(ge=60)] | None = None
     """Visit a page again when its last visit is this old: seconds, or '12h', '7d'. None: once is enough."""
     strip_parameters: tuple[Pattern, ...] = TRACKING
-    """Regular expressions for names of URL parameters that say who clicks, not what is shown: taken out of links."""
+    """Regular expressions for the URL parameters that say who clicks, not what is shown: taken out of links. They match
+    a parameter's name in full, in any case; one with "=" in it matches name=value."""
     traps: bool = True
     """Leave out URLs that look like one of endlessly many (urls.trap), and chains of more than MAX_CHAIN links."""
     sitemaps: bool = False
@@ -158,18 +192,25 @@ class Job(BaseModel):
             ]
             raise JobError("\n".join(lines)) from None
 
-    def refuses(self, url: str, found_on: str, depth: int) -> str | None:
-        """Why a link to `url` at `depth` is not followed; None if it is."""
+    def refusal(self, url: str, found_on: str, depth: int) -> Refusal | None:
+        """Why a link to `url` at `depth`, on the page `found_on` (both normalised), is not followed; None if it is."""
         if self.depth is not None and depth > self.depth:
-            return "depth"
-        if refused := self.scope.refuses(url, found_on):
-            return refused
-        if self.traps:
-            return f"trap: more than {MAX_CHAIN} links from a seed" if depth > MAX_CHAIN else urls.trap(url)
+            return Refusal("depth", "depth")
+        if reason := self.scope.refuses(url, found_on):
+            return Refusal("scope", reason)
+        if self.traps and depth > MAX_CHAIN:
+            return Refusal("trap", f"trap: more than {MAX_CHAIN} links from a seed")
+        if self.traps and (reason := urls.trap(url)):
+            return Refusal("trap", reason)
         return None
+
+    def refuses(self, url: str, found_on: str, depth: int) -> str | None:
+        """The reason of `refusal`."""
+        refusal = self.refusal(url, found_on, depth)
+        return refusal and refusal.reason
 
     def cleaned(self, url: str) -> str:
         """A normalised `url` without the parameters the job strips."""
         if not self.strip_parameters or not ("?" in url or ";" in url):
             return url
-        return urls.without_parameters(url, _alternatives(self.strip_parameters))
+        return urls.without_parameters(url, _stripping(self.strip_parameters))

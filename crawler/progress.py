@@ -1,17 +1,39 @@
-"""How a crawl looks on a terminal, and in a log where there is none."""
+"""How a crawl looks on a terminal, and in a log where there is none.
+
+Titles, URLs, reasons, and names of hosts and workers come from outside. Everything shown goes through `printable` and
+reaches rich as `Text`, never as a string: so no page can send escape sequences to a terminal, and `[::1]:8080` or a
+pattern such as `[/a](` is not taken for rich's markup.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 LOG_SECONDS = 5.0
 """Between two lines, where there is no terminal to draw a bar on."""
+
+# Control characters (C0, DEL, C1), line and paragraph separators, lone surrogates, and the marks that reverse the order
+# of what is shown (Unicode TR 9).
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    r"""`text` on one line, with each character that would control the terminal written as an escape: ESC as `\x1b`."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def say(console: Console, *lines: object, style: str = "") -> None:
+    """Print each of `lines` on a line of its own, whatever it contains."""
+    for line in lines:
+        console.print(Text(printable(line), style=style), soft_wrap=True)
 
 
 class Watch:
@@ -22,10 +44,10 @@ class Watch:
         self._logged = 0.0
         self._bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -42,15 +64,17 @@ class Watch:
         self._bar.stop()
 
     def show(self, snapshot: dict[str, Any]) -> None:
+        """Draw the bar anew, or, without a terminal, print a line: every LOG_SECONDS, and when the job ends."""
         counts = snapshot["counts"]
         finished = counts["done"] + counts["failed"] + counts["excluded"]
+        title = printable(f"{snapshot['job']} ({snapshot['state']})")
         numbers = (
             f"{counts['done']:,} pages, {snapshot['rate']:g}/s, {counts['failed']:,} failed, "
             f"{counts['excluded']:,} excluded, {counts['queued'] + counts['leased']:,} to go"
         )
         self._bar.update(
             self._task,
-            description=f"{snapshot['job']} ({snapshot['state']})",
+            description=title,
             completed=finished,
             total=max(counts["discovered"], 1),
             numbers=numbers,
@@ -59,25 +83,34 @@ class Watch:
             time.monotonic() - self._logged >= LOG_SECONDS or snapshot["state"] != "running"
         ):
             self._logged = time.monotonic()
-            self._console.print(f"{snapshot['job']} ({snapshot['state']}): {numbers}", highlight=False, soft_wrap=True)
+            say(self._console, f"{title}: {numbers}")
+
+
+def table(title: str, names: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
+    """An empty table with a column for each of `names`, and one, to the right, for each of `numbers`."""
+    made = Table(*names, *numbers, title=Text(printable(title)) if title else None, title_justify="left")
+    for column in made.columns[len(names) :]:
+        column.justify = "right"
+    return made
+
+
+def cells(*values: object) -> list[RenderableType]:
+    """`values` as cells of a table's row: whole numbers with separators, anything else as it is."""
+    return [Text(f"{value:,}" if isinstance(value, int) else printable(value)) for value in values]
 
 
 def summary(snapshot: dict[str, Any]) -> list[Table]:
     """A job's outcome as tables: per site and per worker."""
     states = ("discovered", "done", "failed", "excluded", "queued", "leased")
-    sites = Table("site", *states, title=f"{snapshot['job']}: {snapshot['state']}", title_justify="left")
-    for column in sites.columns[1:]:
-        column.justify = "right"
+    sites = table(f"{snapshot['job']}: {snapshot['state']}", ("site",), states)
     for site in snapshot["sites"]:
-        sites.add_row(site["host"], *(f"{site[state]:,}" for state in states))
+        sites.add_row(*cells(site["host"], *(site[state] for state in states)))
     sites.add_section()
-    sites.add_row("all", *(f"{snapshot['counts'][state]:,}" for state in states))
-    crew = Table("worker", "pages", "pages/s")
-    for column in crew.columns[1:]:
-        column.justify = "right"
+    sites.add_row(*cells("all", *(snapshot["counts"][state] for state in states)))
+    workers = table("", ("worker",), ("pages", "pages/s"))
     for worker in snapshot["workers"]:
-        crew.add_row(worker["worker"], f"{worker['pages']:,}", f"{worker['rate']:g}")
-    return [sites, crew]
+        workers.add_row(*cells(worker["worker"], worker["pages"], f"{worker['rate']:g}"))
+    return [sites, workers]
 
 
 def conserved(counts: dict[str, int]) -> bool:

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as a script from a checkout: this folder must not shadow other modules, its parent must be importable, and the
-    # packages are in .venv, whether activated or not.
+    # Run as a script from a checkout. This folder must not shadow other modules; its parent has the package; and the
+    # packages we need are in .venv, whether activated or not.
     root = Path(__file__).resolve().parent.parent
     sys.path[0] = str(root)
     venv = root / ".venv"
@@ -23,6 +23,10 @@ if __name__ == "__main__":
         os.execv(  # noqa: S606
             venv / "bin" / "python", [str(venv / "bin" / "python"), *sys.argv]
         )
+    import importlib.util
+
+    if importlib.util.find_spec("gevent") is None:
+        sys.exit("seed.py needs the packages that this makes: make .venv/ready")
     if "--local" in sys.argv:
         from gevent import monkey
 
@@ -30,8 +34,10 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import hashlib
 import itertools
 import json
+import re
 import signal
 import time
 import uuid
@@ -47,10 +53,13 @@ from crawler.messages import Admission
 from crawler.worker import extract
 
 CHUNK = 1000
-"""URLs in a message."""
+"""URLs in a message; and of how many seeds a job's name is made, where none is given."""
 SHOWN_BAD_LINES = 20
 
 console = Console(stderr=True)
+
+Line = tuple[str, str]
+"""A seed as given: where it stands, and its text."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,34 +67,51 @@ def main(arguments: list[str] | None = None) -> int:
     the crawl did not end, 2 wrong usage, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
-        job = _job(options)
-        lines = _Lines(options, job)
+        job = described_job(options)
+        seeding = Seeding(given_lines(options, job.seeds))
+        job = job.model_copy(update={"seeds": ()})  # seeds travel once, as URLs
+        if not (options.name or options.job):
+            job = job.model_copy(update={"name": derived_name(seeding.first_urls(), job)})
         if options.local:
-            return _crawl_here(job, lines, options)
-        return _send(job, lines, options)
+            return _crawl_here(job, seeding, options)
+        return _send(job, seeding, options)
     except (JobError, settings.SettingMissingError) as error:
-        console.print(f"[red]{error}", highlight=False, soft_wrap=True)
+        progress.say(console, *str(error).split("\n"), style="red")
         return 2
     except KeyboardInterrupt:
-        console.print("Interrupted. What was sent stays sent; run the same command again to go on.")
+        progress.say(console, "Interrupted. What was sent stays sent; run the same command again to go on.")
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="seed.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="seed.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # `--local` is looked for by name, above
     )
-    parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin; - reads them from standard input")
+    parser.add_argument("urls", nargs="*", metavar="URL", help="where to begin; - reads URLs from standard input")
     parser.add_argument("--file", type=Path, help="file with one URL per line")
     parser.add_argument("--job", type=Path, help="job file (YAML); the options below override it")
-    parser.add_argument("--name", help="the job's name; an existing job gets the URLs added and goes on")
-    parser.add_argument("--depth", type=int, help="links away from the seeds to follow (0: only the seeds)")
+    parser.add_argument(
+        "--name",
+        help="the job's name; an existing job gets the URLs added and goes on. Default: the job file's, or one made of "
+        "the first host, the first 1,000 seeds and the description, so that the same command goes on with its job; "
+        "give another name to crawl the same anew",
+    )
+    parser.add_argument("--depth", type=int, help="follow links up to this many away from the seeds (0: only seeds)")
     parser.add_argument("--max-pages", type=int, help="stop at exactly this many pages")
     parser.add_argument("--delay", type=float, help="seconds between two requests to a host (default 1)")
+    parser.add_argument(
+        "--retry-wait",
+        type=float,
+        metavar="SECONDS",
+        help="longest wait between two attempts at a URL that failed in a way that may pass (default 3600)",
+    )
     parser.add_argument("--scope", choices=("host", "domain", "prefix", "any"), help="which links to follow")
     parser.add_argument("--watch", action="store_true", help="show progress until the job is done")
     parser.add_argument("--summary", type=Path, help="with --watch or --local: write the last snapshot here, as JSON")
-    parser.add_argument("--timeout", type=float, help="with --watch: give up after this many seconds")
+    parser.add_argument("--timeout", type=float, help="with --watch: stop watching after this many seconds, exit 1")
     parser.add_argument("--fleet", help="which fleet, if several were deployed from here (default: the last)")
     parser.add_argument("--local", action="store_true", help="crawl in this process, without any server")
     parser.add_argument("--workers", type=_number, help="with --local: hosts crawled at once (default 50)")
@@ -103,8 +129,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _job(options: argparse.Namespace) -> Job:
-    """The job that the options and the job file describe."""
+# --- the job ----------------------------------------------------------------------------------------------------------
+
+
+def described_job(options: argparse.Namespace) -> Job:
+    """The job that the options and the job file describe; without --name and --job, its name is a placeholder. Raises
+    JobError."""
     fields: dict[str, Any] = {}
     if options.job:
         fields = Job.from_file(options.job).model_dump(exclude_unset=True)
@@ -114,9 +144,7 @@ def _job(options: argparse.Namespace) -> Job:
         raise JobError(
             "--workers needs --local; for a fleet type: ansible-playbook scale.yml -e workers=" + str(options.workers)
         )
-    if options.name:
-        fields["name"] = options.name
-    for option in ("depth", "max_pages", "delay"):
+    for option in ("name", "depth", "max_pages", "delay", "retry_wait"):
         if (value := getattr(options, option)) is not None:
             fields[option] = value
     if options.scope:
@@ -124,11 +152,11 @@ def _job(options: argparse.Namespace) -> Job:
     if fields.get("scope", {}).get("kind") == "prefix" and not fields["scope"].get("prefixes"):
         if options.file or "-" in options.urls:
             raise JobError("--scope prefix needs its seeds on the command line, or 'prefixes' in a job file")
-        fields["scope"]["prefixes"] = sorted({_folder(url) for url in options.urls or fields.get("seeds", ())})
-    if "name" not in fields:
-        fields["name"] = time.strftime("crawl-%Y%m%d-%H%M%S")
+        seeds = [*fields.get("seeds", ()), *options.urls]
+        fields["scope"]["prefixes"] = sorted({_folder(url) for url in seeds})
     if not (options.urls or options.file or fields.get("seeds")):
         raise JobError("Nothing to crawl: give URLs, --file, or --job with 'seeds'. See --help.")
+    fields.setdefault("name", "unnamed")
     origin = str(options.job or "seed.py")
     job = Job.checked(fields, origin)
     if wrong := extract.problems(job.extract):
@@ -143,80 +171,93 @@ def _folder(url: str) -> str:
         raise JobError(f"{url}: {error}") from None
 
 
-class _Lines:
-    """The seeds in messages of CHUNK, read as they are sent, so that a file of any size takes constant memory."""
+def derived_name(seeds: Iterable[str], job: Job) -> str:
+    """A name that the same seeds (normalised, in any order) and the same description always give: the first host in
+    alphabetical order, and eight hexadecimal digits. What equals its default does not count as described, so a later
+    release with more fields gives the same name."""
+    distinct = sorted(set(seeds))
+    described = job.model_dump(mode="json", exclude_defaults=True, exclude={"name", "seeds"})
+    digest = hashlib.sha256(json.dumps([distinct, described], sort_keys=True).encode()).hexdigest()[:8]
+    host = min(map(urls.host_of, distinct), default="")
+    return f"{re.sub('[^A-Za-z0-9.-]+', '-', host)[:70].strip('.-') or 'crawl'}-{digest}"
 
-    def __init__(self, options: argparse.Namespace, job: Job) -> None:
-        self._options = options
-        self._seeds = job.seeds
-        self._job = job.model_copy(update={"seeds": ()})  # they travel once, as URLs
-        self.seeding = uuid.uuid4().hex
-        self.good = self.bad = 0
 
-    def admissions(self) -> Iterator[Admission]:
-        """Raises JobError when a file cannot be read."""
-        pieces = _pieces(self._valid())
-        number, piece = 0, next(pieces, [])
-        while True:
-            following = next(pieces, None)
+# --- the seeds --------------------------------------------------------------------------------------------------------
+
+
+class Seeding:
+    """The seeds of one run: validated and counted as they are read, and handed over CHUNK at a time, so that a file of
+    any size takes constant memory."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.id = uuid.uuid4().hex
+        self.accepted = self.rejected = 0
+        self._valid = self._validated(lines)
+        self._first: list[str] | None = None
+
+    def first_urls(self) -> list[str]:
+        """The URLs of the first message."""
+        if self._first is None:
+            self._first = self._next_urls()
+        return self._first
+
+    def admissions(self, job: Job) -> Iterator[Admission]:
+        """The messages, the last of which says how many there are. Raises JobError when a file cannot be read."""
+        piece = self.first_urls()
+        for number in itertools.count():
+            following = self._next_urls()
             yield Admission(
-                job=self._job,
-                seeding=self.seeding,
-                chunk=number,
-                chunks=number + 1 if following is None else None,
-                urls=piece,
+                job=job, seeding=self.id, chunk=number, chunks=None if following else number + 1, urls=piece
             )
-            if following is None:
+            if not following:
                 return
-            number, piece = number + 1, following
+            piece = following
 
-    def _valid(self) -> Iterator[str]:
-        for place, text in self._given():
+    def report(self, job: Job) -> None:
+        """Say how many URLs there were."""
+        more = f" (the first {SHOWN_BAD_LINES} are shown)" if self.rejected > SHOWN_BAD_LINES else ""
+        progress.say(console, f"{self.accepted:,} URLs handed over to job {job.name}, {self.rejected:,} left out{more}")
+
+    def _next_urls(self) -> list[str]:
+        return list(itertools.islice(self._valid, CHUNK))
+
+    def _validated(self, lines: Iterable[Line]) -> Iterator[str]:
+        for place, text in lines:
             if not text or text.startswith("#"):
                 continue
             try:
-                yield urls.normalise(text)
-                self.good += 1
+                url = urls.normalise(text)
             except urls.InvalidURLError as error:
-                self.bad += 1
-                if self.bad <= SHOWN_BAD_LINES:
-                    console.print(f"{place}: {text[:120]!r} is left out: {error}", highlight=False, markup=False)
-
-    def _given(self) -> Iterator[tuple[str, str]]:
-        """(where it stands, text) of every seed."""
-        yield from ((f"seed {number}", seed.strip()) for number, seed in enumerate(self._seeds, 1))
-        for number, url in enumerate(self._options.urls, 1):
-            if url == "-":
-                yield from _numbered("standard input", sys.stdin)
+                self.rejected += 1
+                if self.rejected <= SHOWN_BAD_LINES:
+                    progress.say(console, f"{place}: {text[:120]!r} is left out: {error}")
             else:
-                yield f"argument {number}", url.strip()
-        if self._options.file:
-            try:
-                with self._options.file.open(errors="replace") as file, _reading(file, self._options.file) as lines:
-                    yield from _numbered(str(self._options.file), lines)
-            except OSError as error:
-                raise JobError(f"{self._options.file}: {error.strerror}") from None
-
-    def report(self) -> None:
-        more = f" (the first {SHOWN_BAD_LINES} are shown)" if self.bad > SHOWN_BAD_LINES else ""
-        console.print(
-            f"{self.good:,} URLs handed over to job {self._job.name}, {self.bad:,} left out{more}",
-            highlight=False,
-            soft_wrap=True,
-        )
+                self.accepted += 1
+                yield url
 
 
-def _numbered(name: str, lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+def given_lines(options: argparse.Namespace, seeds: Iterable[str]) -> Iterator[Line]:
+    """All that is given to crawl: the job file's `seeds`, the arguments, standard input, --file."""
+    yield from ((f"seed {number}", seed.strip()) for number, seed in enumerate(seeds, 1))
+    for number, url in enumerate(options.urls, 1):
+        if url == "-":
+            yield from _numbered("standard input", sys.stdin)
+        else:
+            yield f"argument {number}", url.strip()
+    if options.file:
+        try:
+            with options.file.open(errors="replace") as file, _with_bar(file, options.file) as lines:
+                yield from _numbered(str(options.file), lines)
+        except OSError as error:
+            raise JobError(f"{options.file}: {error.strerror}") from None
+
+
+def _numbered(name: str, lines: Iterable[str]) -> Iterator[Line]:
     return ((f"{name} line {number}", line.strip()) for number, line in enumerate(lines, 1))
 
 
-def _pieces(items: Iterator[str]) -> Iterator[list[str]]:
-    while piece := list(itertools.islice(items, CHUNK)):
-        yield piece
-
-
 @contextlib.contextmanager
-def _reading(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
+def _with_bar(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
     """The file's lines, with a bar of how much of it is read, if it is large and a terminal is there."""
     size = path.stat().st_size
     if not console.is_terminal or size < 1_000_000:
@@ -230,74 +271,94 @@ def _reading(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
             yield line
         bar.update(task, completed=size)
 
-    with Progress(TextColumn(path.name), BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("", total=size)
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(progress.printable(path.name), total=size)
         yield counted()
 
 
-def _send(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
-    """To the fleet."""
-    broker_url = settings.use_fleet(options.fleet)
-    from crawler.processes.broker import Broker, watching
+# --- to the fleet -----------------------------------------------------------------------------------------------------
 
+
+def _send(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
+    broker_url = settings.use_fleet(options.fleet)
+    from crawler.processes.broker import Broker
+
+    progress.say(console, f"job {job.name}: the same command goes on with it")
     broker = Broker()
-    confirmed = 0
+    confirmed, problem = 0, "does not take the URLs"
     try:
         broker.check()
         with contextlib.ExitStack() as stack:
-            snapshots = stack.enter_context(watching(broker)) if options.watch else None
-            for admission in lines.admissions():
+            # Watched from before the first message on, or a short crawl could end unseen.
+            snapshots = stack.enter_context(broker.watching()) if options.watch else None
+            for admission in seeding.admissions(job):
                 broker.admit(admission)
                 confirmed += len(admission.urls)
-            lines.report()
-            if snapshots is None:
-                return 0
-            return _watch(job.name, snapshots, options)
+            seeding.report(job)
+            problem = "went away while the job was watched"
+            return 0 if snapshots is None else _watch(job.name, seeding.id, snapshots, options)
     except broker.errors as error:
         shown = settings.without_password(broker_url)
-        console.print(
-            f"[red]The broker {shown} does not take the URLs: {error}\n"
-            f"{confirmed:,} URLs were handed over and are safe; the rest was not sent. "
-            "Is RabbitMQ up (`ansible-playbook status.yml`)? Then run the same command again: what is known already is "
-            "not crawled twice.",
-            highlight=False,
-            soft_wrap=True,
+        progress.say(
+            console,
+            f"The broker {shown} {problem}: {error}",
+            f"{confirmed:,} URLs were handed over and are safe. Is RabbitMQ up (`ansible-playbook "
+            "playbooks/status.yml`)? Then run the same command again: it sends what is missing, and what is known "
+            "already is not crawled twice.",
+            style="red",
         )
         return 1
 
 
-def _watch(name: str, snapshots: Iterator[list[dict[str, Any]]], options: argparse.Namespace) -> int:
-    deadline = time.monotonic() + options.timeout if options.timeout else None
+def _watch(name: str, seeding: str, snapshots: Iterable[list[dict[str, Any]]], options: argparse.Namespace) -> int:
+    """Show the job's progress until it ends with this `seeding` in it. A snapshot that does not know the seeding as
+    complete tells of the time before: of an earlier run, or of the first of its messages."""
+    deadline = time.monotonic() + options.timeout if options.timeout else float("inf")
+    told = False
     with progress.Watch(console) as watch:
         for jobs in snapshots:
             for snapshot in jobs:
                 if snapshot["job"] != name:
                     continue
-                watch.show(snapshot)
-                if snapshot["state"] != "running":
-                    break
-            else:
-                if deadline and time.monotonic() > deadline:
-                    break
-                continue
-            break
-    if deadline and time.monotonic() > deadline:
-        console.print(f"[red]job {name} did not end within {options.timeout:g} s", highlight=False)
-        return 1
-    return _conclude(snapshot, options)
+                if "seedings" not in snapshot and not told:
+                    told = True
+                    progress.say(
+                        console,
+                        "This fleet's frontier is of an older release, which does not say when a seeding has arrived: "
+                        "progress is shown until Ctrl-C. To upgrade it: ansible-playbook deploy.yml",
+                    )
+                arrived = snapshot.get("seedings", {}).get(seeding, False)
+                if arrived or snapshot["state"] == "running":
+                    watch.show(snapshot)
+                if arrived and snapshot["state"] != "running":
+                    return _conclude(snapshot, options)
+            if time.monotonic() > deadline:
+                break
+    progress.say(console, f"job {name} did not end within {options.timeout:g} s", style="red")
+    return 1
 
 
 def _conclude(snapshot: dict[str, Any], options: argparse.Namespace) -> int:
+    """Print the outcome, and write --summary; 0 if the job is done."""
     for table in progress.summary(snapshot):
         Console().print(table)
     if options.summary:
         options.summary.write_text(json.dumps(snapshot, indent=2) + "\n")
-    return 0 if snapshot["state"] == "done" else 1
+    if snapshot["state"] == "done":
+        return 0
+    reason = f": {snapshot['reason']}" if snapshot.get("reason") else ""
+    remedy = "; to go on: crawler resume" if snapshot["state"] in ("paused", "cancelled") and not options.local else ""
+    progress.say(console, f"job {snapshot['job']} is {snapshot['state']}{reason}{remedy}", style="red")
+    return 1
 
 
-def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
-    """In this process."""
+# --- right here -------------------------------------------------------------------------------------------------------
+
+
+def _crawl_here(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
     from gevent.event import Event
+    from sqlalchemy.exc import DBAPIError
 
     from crawler import local
     from crawler.frontier import export, status
@@ -308,17 +369,27 @@ def _crawl_here(job: Job, lines: _Lines, options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     path = options.ledger or Path(f"{job.name}.sqlite")
-    ledger = Ledger.open(f"sqlite:///{path}")
-    with progress.Watch(console) as watch:
-        archive = Archive(Path("archive"), host=settings.host_name(), worker=local.WORKER) if options.warc else None
-        workers = options.workers or local.CONCURRENCY
-        snapshot = local.crawl(ledger, lines.admissions(), stop, watch.show, archive, workers)
-    if archive:
-        archive.close()
-    lines.report()
-    if options.output:
-        export.write(status.pages(ledger, job.name), "jsonl", options.output)
-    console.print(f"ledger: {path}", highlight=False)
+    try:
+        ledger = Ledger.open(f"sqlite:///{path}")
+        ledger.create()
+        known = job.name in {snapshot["job"] for snapshot in status.snapshots(ledger, time.time(), sites=0)}
+        progress.say(console, f"job {job.name}: {'known, goes on' if known else 'new'}")
+        with progress.Watch(console) as watch:
+            archive = Archive(Path("archive"), host=settings.host_name(), worker=local.WORKER) if options.warc else None
+            workers = options.workers or local.CONCURRENCY
+            snapshot = local.crawl(ledger, seeding.admissions(job), stop, watch.show, archive, workers)
+        if archive:
+            archive.close()
+        seeding.report(job)
+        if options.output:
+            export.write(status.pages(ledger, job.name), "jsonl", options.output)
+    except export.ExportError as error:
+        progress.say(console, error, style="red")
+        return 1
+    except DBAPIError as error:
+        progress.say(console, f"ledger {path}: {str(error.orig).strip()}", style="red")
+        return 1
+    progress.say(console, f"ledger: {path}")
     return _conclude(snapshot, options)
 
 

@@ -1,4 +1,4 @@
-"""Where this process is told who it is and where its services are.
+"""The settings of a process: its name, its release, and the addresses of broker and database.
 
 On a host systemd gives the plain settings in the environment (``/etc/crawler/crawler.env``) and the secrets as files
 in ``$CREDENTIALS_DIRECTORY``; on the control node the playbooks leave the broker's address in ``.fleet/<fleet>/``.
@@ -18,7 +18,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 class SettingMissingError(RuntimeError):
-    """A setting nobody gave; the message says who should have."""
+    """A setting that is not there; the message says where it should come from."""
 
 
 def _secret(name: str) -> str | None:
@@ -52,7 +52,7 @@ def broker_url(fleet: str | None = None) -> str:
 
 
 def use_fleet(fleet: str | None) -> str:
-    """Let all that follows in this process speak to the broker of `fleet` (None: the last deployed); its address."""
+    """Choose the broker of `fleet` (None: the fleet deployed last) for this process; returns its address."""
     os.environ["CRAWLER_BROKER_URL"] = url = broker_url(fleet)
     return url
 
@@ -78,12 +78,12 @@ def contact() -> str:
 
 
 def user_agent() -> str:
-    """The name we give at every door: product, version and the operator's contact (RFC 9110, section 10.1.5)."""
+    """The User-Agent of every request: product, version and the operator's contact (RFC 9110, section 10.1.5)."""
     return f"{PRODUCT}/{__version__} (+{contact()})"
 
 
 def state_dir() -> Path:
-    """Where this process may keep what has to outlive it."""
+    """The folder for files that outlive this process, such as the archive."""
     return Path(os.environ.get("CRAWLER_STATE_DIR", "."))
 
 

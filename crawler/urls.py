@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Callable
 from functools import lru_cache
 
 import ada_url
@@ -84,16 +85,20 @@ def _even(found: re.Match[str]) -> str:
     return character if character in _UNRESERVED else found[0].upper()
 
 
-def without_parameters(url: str, names: re.Pattern[str]) -> str:
-    """A normalised `url` less the query parameters, and the ;path parameters, whose names `names` matches in full."""
-    head, mark, query = url.partition("?")
+def without_parameters(url: str, is_stripped: Callable[[str], bool]) -> str:
+    """A normalised `url` less the parameters ("name" or "name=value") of which `is_stripped` is true: in its query, and
+    those after a ";" in any segment of its path (RFC 3986, section 3.3)."""
+    path, mark, query = url.partition("?")
     if mark:
-        kept = [part for part in query.split("&") if not names.fullmatch(part.partition("=")[0])]
-        query = "&".join(kept)
-    if ";" in head:
-        head, *parameters = head.split(";")
-        head = ";".join([head, *(part for part in parameters if not names.fullmatch(part.partition("=")[0]))])
-    return f"{head}?{query}" if query else head
+        query = "&".join([part for part in query.split("&") if not is_stripped(part)])
+    if ";" in path:
+        path = "/".join([_without_path_parameters(segment, is_stripped) for segment in path.split("/")])
+    return f"{path}?{query}" if query else path
+
+
+def _without_path_parameters(segment: str, is_stripped: Callable[[str], bool]) -> str:
+    name, *parameters = segment.split(";")
+    return ";".join([name, *(part for part in parameters if not is_stripped(part))])
 
 
 def trap(url: str) -> str | None:

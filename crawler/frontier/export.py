@@ -1,11 +1,15 @@
-"""What the ledger knows of a job's URLs, as JSON lines, CSV or Parquet, of any number in constant memory.
+"""A job's URLs and what became of them, written as JSON lines, CSV or Parquet, in constant memory.
 
-`--where` chooses among them, each condition a column, an operator and a value, joined by `and`:
+`--where` chooses among the URLs. Each condition is a column, an operator and a value; they are joined by `and`:
 
     state=done and status>=200 and status<300
     state=failed,excluded and host=example.org          a comma: any of these
     url~'/blog/.*[.]html$' and fetched_at>=2026-11-01   ~: the regular expression is found in it; !~: it is not
-    extract_error!=                                     no value: not known; here, so, pages whose extractor failed
+    extract_error!=                                     without a value, = is unknown and != is known: pages whose
+                                                        extractor failed
+
+In CSV, a text that a spreadsheet would run as a formula (it begins with = + - @, a tab or a line break) is preceded by
+an apostrophe. JSON lines and Parquet carry every text as it is.
 """
 
 from __future__ import annotations
@@ -54,6 +58,8 @@ COLUMNS = {
 """What is exported, by name: the ledger's column."""
 _MORE_TO_CHOOSE_BY = ("host", "attempts", "discovered_at", "worker", "release")
 _TIMES = ("fetched_at", "discovered_at")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How texts begin that spreadsheets run as formulas. Source: OWASP, CSV Injection."""
 
 
 class ExportError(ValueError):
@@ -98,6 +104,7 @@ def write(
 
 @contextmanager
 def _opened(out: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """`out` to write to; a path is written as `….part` and renamed when all went well."""
     if not isinstance(out, Path):
         yield out
         out.flush()
@@ -135,15 +142,21 @@ def _jsonl(chunks: Iterator[list[Row]], stream: BinaryIO, _: Sequence[str]) -> N
 def _csv(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) -> None:
     text = io.TextIOWrapper(stream, "utf-8", "replace", newline="", write_through=True)
     try:
-        writer = csv.DictWriter(text, _header(names), lineterminator="\n")
+        # Lines end with CRLF (RFC 4180): with another end, Python 3.11 would leave a lone CR or LF in a text unquoted,
+        # and readers would take what follows it for a new row.
+        writer = csv.DictWriter(text, _header(names), lineterminator="\r\n")
         writer.writeheader()
         for chunk in chunks:
             for row in chunk:
                 row["fetched_at"] = _iso(row["fetched_at"])
                 _flatten(row, names)
-            writer.writerows(chunk)
+            writer.writerows([{name: _text_cell(value) for name, value in row.items()} for row in chunk])
     finally:
         text.detach()  # the stream is not ours to close
+
+
+def _text_cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _parquet(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) -> None:
@@ -170,7 +183,7 @@ def _header(names: Sequence[str]) -> list[str]:
 
 
 def _flatten(row: Row, names: Sequence[str]) -> None:
-    """Spread `fields` over the columns of _header."""
+    """Replace `fields` by the columns of _header."""
     fields = row.pop("fields")
     if not names:
         row["fields"] = None if fields is None else json.dumps(fields, ensure_ascii=False)

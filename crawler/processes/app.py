@@ -1,8 +1,8 @@
 """The Celery application: queues, exchanges and the settings that keep work safe. worker_tasks.py and recorder_tasks.py
 add the tasks of their process.
 
-Queues and exchanges are declared by RabbitMQ's definitions (roles/rabbitmq), not by us: so no process needs, or has,
-the right to configure them. What each setting prevents stands beside it; the record is in the issues it names.
+Queues and exchanges are declared by RabbitMQ's definitions (roles/rabbitmq) and not here, so no process needs the right
+to configure them. The failure that a setting prevents is named beside it, with Celery's issue.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from crawler.processes import systemd
 log = logging.getLogger(__name__)
 
 RECORD, FETCH = "record", "fetch"
-"""The two queues: what the recorders read, and what the workers read. Each is bound to an exchange of its own name, so
-that the right to publish can be given for each."""
+"""The two queues: recorders consume RECORD, workers FETCH. Each is bound to an exchange of its own name, because
+RabbitMQ grants the right to publish by exchange."""
 
 
 def _queue(name: str) -> Queue:
@@ -37,11 +37,9 @@ def _queue(name: str) -> Queue:
 
 
 class Consumer(celery_consumer.Consumer):
-    """Celery's consumer with two changes.
-
-    No native delayed delivery: 28 exchanges and queues for a feature nobody here may use. Time lives in the ledger.
-    And a message that cannot be read goes to the dead letters, where Celery would drop it.
-    """
+    """Celery's consumer with two changes: no native delayed delivery, which would declare 28 exchanges and queues (time
+    lives in the ledger: no task has an ETA); and a message that cannot be read is rejected to the dead letters, where
+    Celery would acknowledge and so drop it."""
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
         default_steps = [  # noqa: RUF012 - Celery's own name and shape
@@ -65,7 +63,7 @@ app.conf.update(
         "admit": {"exchange": RECORD, "routing_key": RECORD},
         "record": {"exchange": RECORD, "routing_key": RECORD},
     },
-    # Acknowledged when the work is done, not when it begins; a worker that dies gives it back.
+    # Acknowledged when the work is done, not when it begins: the broker redelivers what a dead worker had.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     # A task that raises is a bug or a poisoned message: to the dead letters, from where it can be replayed.
@@ -74,9 +72,9 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     # After a lost connection the broker redelivers: the first copy must not go on beside the second.
     worker_cancel_long_running_tasks_on_connection_loss=True,
-    # Quorum queues set the prefetch when a consumer begins, once; what Celery would reduce here it could not restore.
+    # A quorum queue takes the prefetch once, when the consumer begins: Celery could reduce it, but not restore it.
     worker_enable_prefetch_count_reduction=False,
-    # A quorum queue forgets what was published on a channel that dies; the confirm says that it did not (celery#9149).
+    # A message published on a channel that then dies may be lost; with confirms, publishing raises (celery#9149).
     broker_transport_options={"confirm_publish": True},
     broker_heartbeat=30,
     broker_connection_retry_on_startup=True,
@@ -84,7 +82,7 @@ app.conf.update(
     task_ignore_result=True,
     task_serializer="json",
     accept_content=["json"],
-    # No remote control and no events: systemd and the ledger tell the same, and large fleets choke on the chatter
+    # No remote control and no events: systemd and the ledger tell the same, and their messages overload large fleets
     # (celery#5079, #5243).
     worker_enable_remote_control=False,
     worker_send_task_events=False,

@@ -1,5 +1,5 @@
-"""What the scheduler and the control node say to RabbitMQ beside Celery's own traffic: how full the window is, and
-progress for those who watch."""
+"""What the scheduler and seed.py say to RabbitMQ: batches, recalls and seeds as Celery tasks; besides these, how full
+the fetch queue is, and progress for whoever watches."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Broker:
     """Sends batches and snapshots; asks how much of the window is taken. Reconnects by itself with its next use."""
 
     def __init__(self) -> None:
-        from crawler.processes.app import FETCH, app
+        from crawler.processes.app import FETCH, app  # not before: the application needs the broker's address
 
         self._app, self._fetch = app, FETCH
         self._connection: Connection = app.connection_for_write()
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
-        """What any method raises when the broker is away."""
+        """What any method raises when the broker cannot be reached."""
         return (*self._connection.connection_errors, *self._connection.channel_errors, OperationalError, OSError)
 
     def room(self, per_consumer: int) -> int:
@@ -61,32 +61,32 @@ class Broker:
             self._connection.close()
         self._connection = self._app.connection_for_write()
 
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[Iterator[list[dict[str, Any]]]]:
+        """An endless stream of what is published as status from now on: each time a list with a snapshot of every job.
+        Yields an empty list when a second passes without any."""
+        connection = self._app.connection_for_read()
+        queue = Queue(f"watch.{uuid.uuid4().hex}", STATUS, exclusive=True, auto_delete=True, durable=False)
+        received: list[list[dict[str, Any]]] = []
+
+        def keep(body: dict[str, Any], message: Any) -> None:
+            received.append(body["jobs"])
+            message.ack()
+
+        def stream() -> Iterator[list[dict[str, Any]]]:
+            while True:
+                try:
+                    connection.drain_events(timeout=1.0)
+                except TimeoutError:
+                    yield []
+                while received:
+                    yield received.pop(0)
+
+        try:
+            with connection.Consumer(queue, callbacks=[keep], accept=["json"]):
+                yield stream()
+        finally:
+            connection.close()
+
     def _channel(self) -> Any:
         return self._connection.default_channel
-
-
-@contextlib.contextmanager
-def watching(broker: Broker) -> Iterator[Iterator[list[dict[str, Any]]]]:
-    """An endless stream of job snapshots, beginning now. Yields an empty list when a second passes without one."""
-    connection = broker._app.connection_for_read()
-    queue = Queue(f"watch.{uuid.uuid4().hex}", STATUS, exclusive=True, auto_delete=True, durable=False)
-    received: list[list[dict[str, Any]]] = []
-
-    def keep(body: dict[str, Any], message: Any) -> None:
-        received.append(body["jobs"])
-        message.ack()
-
-    def stream() -> Iterator[list[dict[str, Any]]]:
-        while True:
-            try:
-                connection.drain_events(timeout=1.0)
-            except TimeoutError:
-                yield []
-            while received:
-                yield received.pop(0)
-
-    try:
-        with connection.Consumer(queue, callbacks=[keep], accept=["json"]):
-            yield stream()
-    finally:
-        connection.close()

@@ -1,8 +1,9 @@
-"""How a process lives under systemd: it says when it is ready, that it still works, and stops when told.
+"""Readiness, watchdog and stopping under systemd, and the heartbeat (the pulse) by which a Celery worker proves that it
+consumes.
 
 A Celery worker can be connected and yet no longer consume (celery#9191, #9512 and many more). So each worker sends
 itself a task, the pulse, through the broker, its own consumer and its own pool, and only the pulse's execution feeds
-systemd's watchdog. The first pulse is also what makes the unit ready: `systemctl start` returns when work really flows.
+systemd's watchdog. The first pulse also makes the unit ready: `systemctl start` returns when tasks are executed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import socket
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 from celery import bootsteps
@@ -23,15 +25,26 @@ from crawler import limits
 log = logging.getLogger(__name__)
 
 SPARE = 4
-"""Places in a worker's pool beyond those that batches can take: while all hosts are slow, the pulse still gets through,
-and orders do."""
+"""Places in a worker's pool beyond those that batches can take, so that pulses and recalls run while every batch waits
+for a slow host."""
 ORDERS = Exchange("orders", type="fanout", durable=True, no_declare=True)
-"""From here every worker gets what is said to all of them, in the queue of its pulse."""
+"""Copies each message (a recall) to all workers, into the queues of their pulses."""
 STOP = Event()
-"""Set when this process was told to stop: batches under way finish the URL in hand and return the rest."""
+"""Set when this process is told to stop."""
 
-_pulse_queue: Queue | None = None
-_consumer: Any = None
+
+@dataclass
+class CeleryWorker:
+    """What is known of the Celery worker that this process is; nothing in a process that is none."""
+
+    name: str = ""
+    """In the fleet, such as worker-3@host1."""
+    pulse_queue: Queue | None = None
+    consumer: Any = None
+    """Celery's consumer, since its first connection to the broker."""
+
+
+_this_worker = CeleryWorker()
 
 
 def notify(state: str) -> None:
@@ -47,39 +60,42 @@ def notify(state: str) -> None:
 
 
 def node_name() -> str:
-    """This worker's name in the fleet, such as worker-3@host1."""
-    return _pulse_queue.name.removeprefix("pulse.") if _pulse_queue else socket.gethostname()
+    """This worker's name in the fleet, such as worker-3@host1; the machine's name where no worker runs."""
+    return _this_worker.name or socket.gethostname()
 
 
 def alive() -> None:
-    """The work flows. READY=1 counts the first time only."""
+    """Feed systemd's watchdog, and say that the unit is ready (READY=1 counts the first time only)."""
     notify("READY=1\nWATCHDOG=1")
 
 
 def take_work(queue: str, wanted: bool, why_not: str) -> None:
     """Consume from `queue`, or stop doing so and say why, in the journal and in `systemctl status`."""
-    if _consumer is None or _consumer.task_consumer.consuming_from(queue) == wanted:
+    consumer = _this_worker.consumer
+    if STOP.is_set() or consumer is None or consumer.task_consumer is None:
+        return  # a worker that stops, or has lost its connection, consumes from no queue: it must not begin again
+    if consumer.task_consumer.consuming_from(queue) == wanted:
         return
     if wanted:
         log.info("taking work from %s again", queue)
-        _consumer.call_soon(_consumer.add_task_queue, queue)
+        consumer.call_soon(consumer.add_task_queue, queue)
     else:
         log.warning("taking no more work from %s: %s", queue, why_not)
-        _consumer.call_soon(_consumer.cancel_task_queue, queue)
+        consumer.call_soon(consumer.cancel_task_queue, queue)
     notify(f"STATUS={'' if wanted else f'taking no work: {why_not}'}")
 
 
 @celeryd_after_setup.connect
 def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
-    global _pulse_queue
     name = f"pulse.{sender}"
     # Durable, since RabbitMQ 4.3 refuses transient queues; x-expires removes it ten minutes after its worker is gone.
     # Not exclusive: a restarted worker must not be locked out by its own dead connection.
     queue = Queue(name, routing_key=name, durable=True, queue_arguments={"x-expires": 600_000})
-    _pulse_queue = instance.app.amqp.queues.select_add(queue)
+    instance.app.amqp.queues.select_add(queue)
     queue.exchange = Exchange("")  # Celery put its default there, which we may not bind to
     if "fetch" in instance.app.amqp.queues.consume_from:
         queue.bindings = {binding(ORDERS)}
+    _this_worker.name, _this_worker.pulse_queue = sender, queue
 
 
 @after_setup_logger.connect
@@ -106,8 +122,7 @@ class Pulse(bootsteps.StartStopStep):
         self.thread: threading.Thread | None = None
 
     def start(self, parent: Any) -> None:
-        global _consumer
-        _consumer = parent
+        _this_worker.consumer = parent
         self.connected = True
         self.beat.set()
         if self.thread is None:
@@ -127,6 +142,6 @@ class Pulse(bootsteps.StartStopStep):
                 notify("WATCHDOG=1")
                 continue
             try:
-                app.send_task("pulse", queue=_pulse_queue)
-            except Exception as error:  # whatever it is, the missing pulse will tell
+                app.send_task("pulse", queue=_this_worker.pulse_queue)
+            except Exception as error:  # whatever it is: without a pulse, the watchdog restarts the worker
                 log.warning("pulse not sent: %s", error)

@@ -1,4 +1,4 @@
-"""The Celery tasks of a worker: thin, for the plain functions of crawler/worker do the work."""
+"""The Celery tasks of a worker. They only pass messages on to the plain functions of crawler/worker."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import FLOOR_BYTES, Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
-from crawler.worker.memory import release_memory
+from crawler.worker.memory import PLACES_OF_PROCESS, release_memory
 
 log = get_task_logger(__name__)
 
@@ -32,7 +32,8 @@ NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; 
 
 @app.task(name="pulse")
 def pulse() -> None:
-    """See systemd.py."""
+    """Prove that this worker executes tasks (systemd.py), give memory back, complete WARC files that are idle, and
+    stop taking batches while the archive's disk is full."""
     systemd.alive()
     release_memory()
     _archive().tidy()
@@ -41,8 +42,8 @@ def pulse() -> None:
 
 @app.task(name="recall")
 def recall(leases: list[str]) -> None:
-    """Let the batches of these leases come back at once. The scheduler says so to all workers, again and again until
-    they are back: so it does not matter who has them, and whether they were redelivered meanwhile."""
+    """Finish the URL in hand of these leases' batches and return the rest. The scheduler repeats the order to all
+    workers until the leases are back, so it does not matter which worker has them, or whether they were redelivered."""
     _active.recall(leases)
 
 
@@ -56,18 +57,20 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
     batch = Batch.model_validate(message)
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
-    with Client(settings.user_agent()) as client, _active.batch(batch.lease) as stop:
-        report = fetch_batch(
-            batch,
-            client,
-            stop,
-            worker=self.request.hostname,
-            redelivered=redelivered,
-            known_links=_known_links,
-            archive=_archive(),
-        )
-    for part in report.parts(LINKS_SIZE):
-        app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
+    with PLACES_OF_PROCESS.share() as share:
+        with Client(settings.user_agent()) as client, _active.batch(batch.lease) as stop:
+            report = fetch_batch(
+                batch,
+                client,
+                stop,
+                worker=self.request.hostname,
+                redelivered=redelivered,
+                known_links=_known_links,
+                archive=_archive(),
+                share=share,
+            )
+        for part in report.parts(LINKS_SIZE):
+            app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
     _known_links.add(report.job, report.links)
     log.info(
         "%s: %d fetched, %d to retry, %d returned%s",

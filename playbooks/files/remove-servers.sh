@@ -15,10 +15,10 @@ if [ -e "$records/postgresql" ] && ! installed postgresql-common; then
   rm -f /etc/postgresql/*/main/conf.d/crawler.conf
   echo "removed the database crawler"
 fi
+# shellcheck disable=SC2086 # a list of packages
 if [ -n "$packages" ]; then
   # The package locales removes this file when it goes, even one that was there before it.
   locale=$(cat /etc/default/locale 2>/dev/null || true)
-  # shellcheck disable=SC2086 # a list of packages
   apt-get purge --yes --quiet --quiet --option DPkg::Lock::Timeout=300 $packages >/dev/null
   [ -z "$locale" ] || echo "$locale" > /etc/default/locale
   echo "removed the packages:" $packages

@@ -9,10 +9,11 @@ runs once. What a test changes it puts back, so that they can be run again.
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import Crawl, Fleet
 from testinfra.host import Host
 
 HERE = Path(__file__).parent
@@ -39,6 +40,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def fleet(request: pytest.FixtureRequest) -> Fleet:
     return _fleet(request.config)
+
+
+@pytest.fixture(scope="session")
+def crawl(fleet: Fleet) -> Crawl:
+    """The first crawl of this run; what is looked at afterwards has something to show."""
+    web = fleet.host(fleet.groups["web"][0])
+    before = int(web.check_output("wc --lines < /var/log/nginx/sites.log"))
+    job = f"exact-{time.time():.0f}"
+    summary = fleet.crawl(job)
+    return Crawl(job, summary, web.check_output(f"tail --lines=+{before + 1} /var/log/nginx/sites.log"))
+
+
+@pytest.fixture(scope="session")
+def crawled(crawl: Crawl) -> str:
+    """The name of a job that has crawled the demo's sites."""
+    return crawl.job
 
 
 @pytest.fixture(scope="session")

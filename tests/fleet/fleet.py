@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import testinfra
@@ -22,6 +22,16 @@ from testinfra.host import Host
 ROOT = Path(__file__).resolve().parents[2]
 CONTACT = "https://example.org/demo-crawler"  # inventory/*/group_vars/all.yml
 UNITS = "crawler-worker@* crawler-recorder@* crawler-scheduler.service"
+
+
+class Crawl(NamedTuple):
+    """A crawl of the demo's sites from the seeds to the last page."""
+
+    job: str
+    summary: dict[str, Any]
+    """What seed.py wrote of it."""
+    log: str
+    """What web1 wrote down of it."""
 
 
 class Fleet:
@@ -113,6 +123,20 @@ class Fleet:
         """The pages of each site, found without the crawler."""
         return pages_of(self.name, self.groups["web"][0])
 
+    def queues(self) -> dict[str, int]:
+        """Messages in each queue of the crawler, ready or not."""
+        broker = self.host(self.groups["broker"][0])
+        command = "rabbitmqctl --quiet --formatter json --vhost crawler list_queues name messages"
+        return {queue["name"]: queue["messages"] for queue in json.loads(broker.check_output(command))}
+
+    def recount(self) -> dict[str, dict[str, Any]]:
+        """What the ledger knows of each job, once all its counts have been compared with the rows; fails where one is
+        not what the rows say."""
+        frontier = self.host(self.groups["frontier"][0])
+        counted = frontier.run("crawler status --recount --json")
+        assert counted.rc == 0, f"the counts do not add up: {counted.stdout}{counted.stderr}"
+        return {job["job"]: job for job in json.loads(counted.stdout)["jobs"]}
+
     def running(self, host: str) -> list[str]:
         """Our units that run on the host, workers and recorders with their numbers."""
         shown = self.host(host).check_output(f"systemctl list-units --no-legend --plain --state=running {UNITS}")
@@ -127,6 +151,12 @@ class Fleet:
         """Returns when one can log in again; the services may take longer."""
         subprocess.run(["podman", "restart", f"{self.name}-{host}"], check=True, capture_output=True)
         eventually(lambda: subprocess.run(["ssh", "-qF", self.ssh_config, host, "true"]).returncode == 0)
+
+
+def changes(run: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """How many tasks of a playbook changed something, by host, as its recap tells; `localhost` left out."""
+    recap = re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+) ", run.stdout, re.MULTILINE)
+    return {host: int(changed) for host, changed in recap if host != "localhost"}
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

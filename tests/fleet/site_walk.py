@@ -90,7 +90,9 @@ def pages_of(fleet: str, host: str = "web1") -> dict[str, list[str]]:
     remembered = folder / f"sites-{hashlib.sha256(program + packages.stdout).hexdigest()[:12]}.json"
     if not remembered.exists():
         walked = subprocess.run([*ssh, "python3 - --here"], input=program, check=True, capture_output=True)
-        remembered.write_bytes(walked.stdout)
+        partial = folder / f"{remembered.name}.{fleet}"  # two fleets may be tested at the same time
+        partial.write_bytes(walked.stdout)
+        partial.rename(remembered)
     sites: dict[str, list[str]] = json.loads(remembered.read_text())
     return sites
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import tarfile
 import time
@@ -24,7 +23,7 @@ PORTS = range(8081, 8089)
 WARM, ROUNDS = 1, 3
 """Rounds of the heavy pages, each on every hostile host: until every worker has had its share, and then."""
 PULSE = 15.0
-"""Seconds after which a worker at rest has given free memory back to the system (crawler/service.py)."""
+"""Seconds after which a worker at rest has given free memory back to the system (worker_tasks.pulse)."""
 GROWTH = 15_000
 """KiB that a worker at rest may hold more after ROUNDS than before. Of each round it gets two hosts, about; where it
 kept a bomb (50 MB), a big page (1 MB) or what is made of the widest (8 MB) of each, it would be far more."""
@@ -118,9 +117,5 @@ def test_every_url_is_accounted_for_no_worker_dies_and_memory_is_flat(
     assert max(grown.values()) < GROWTH, held
 
     assert processes(fleet) == before
-    recount = fleet.host(fleet.groups["frontier"][0]).run("crawler status --recount --json")
-    assert recount.rc == 0, "the counts do not add up"
-    queues = fleet.host(fleet.groups["broker"][0]).check_output(
-        "rabbitmqctl --quiet --formatter json list_queues --vhost crawler name messages"
-    )
-    assert {queue["name"]: queue["messages"] for queue in json.loads(queues)}["dead"] == 0
+    assert fleet.recount()
+    assert fleet.queues()["dead"] == 0

@@ -18,6 +18,8 @@ def test_everything_comes_back_and_nothing_is_lost(fleet: Fleet) -> None:
         fleet.reboot(host)
         eventually(lambda host=host: fleet.running(host) == units[host])
     eventually(lambda: fleet.status()[job]["state"] == "done", timeout=240)
+    assert fleet.recount()[job]["done"]
+    assert fleet.queues()["dead"] == 0
     assert {site["host"]: site["done"] for site in fleet.status()[job]["sites"]} == {
         site: len(pages) for site, pages in fleet.pages().items()
     }

@@ -114,15 +114,16 @@ class Processes:
             [str(BIN / command[0]), *command[1:]], env=self._environment(user), stderr=log, stdout=log, cwd=ROOT
         )
 
-    def _celery(self, name: str, user: str, *options: str) -> None:
+    def _celery(self, name: str, user: str, tasks: str, *options: str) -> None:
         quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
-        self._start(name, user, "celery", "-A", "crawler.app", "worker", "-n", f"{name}@here", *options, *quiet)
+        module = f"crawler.processes.{tasks}"
+        self._start(name, user, "celery", "-A", module, "worker", "-n", f"{name}@here", *options, *quiet)
 
     def worker(self, number: int) -> None:
-        self._celery(f"worker-{number}", "worker", "-Q", "fetch", "-P", "gevent", "-c", "50")
+        self._celery(f"worker-{number}", "worker", "worker_tasks", "-Q", "fetch", "-P", "gevent", "-c", "50")
 
     def recorder(self, number: int) -> None:
-        self._celery(f"recorder-{number}", "ledger", "-Q", "record", "-P", "prefork", "-c", "1")
+        self._celery(f"recorder-{number}", "ledger", "recorder_tasks", "-Q", "record", "-P", "prefork", "-c", "1")
 
     def scheduler(self) -> None:
         self._start("scheduler", "ledger", "crawler", "scheduler")

@@ -21,7 +21,7 @@ for plugins in ROLES.glob("*/filter_plugins"):
 HOST: dict[str, Any] = {
     "inventory_hostname": "worker1",
     "ansible_facts": {"distribution_major_version": "12", "python_version": "3.11.2", "architecture": "x86_64"},
-    "frontier_broker_url": "amqp://frontier:frontier-secret@broker1:5672/crawler",
+    "frontier_broker_url": "amqp://ledger:ledger-secret@broker1:5672/crawler",
     "frontier_database_url": "postgresql+psycopg://crawler:database-secret@127.0.0.1:5432/crawler",
     "postgresql_password": "database-secret",
     "rabbitmq_passwords": {"seed": "seed-secret", "worker": "worker-secret", "ledger": "ledger-secret"},
@@ -63,3 +63,14 @@ def render() -> Callable[..., str]:
         return str(templar.template(trust_as_template(f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}")))
 
     return render
+
+
+@pytest.fixture
+def evaluate() -> Callable[..., Any]:
+    """Return evaluate(expression, **variables): the value of a `when`, a `loop` or a variable of a playbook."""
+
+    def evaluate(expression: str, **variables: Any) -> Any:
+        templar = Templar(loader=DataLoader(), variables=trusted(variables))
+        return templar.template(trust_as_template(expression if "{{" in expression else f"{{{{ {expression} }}}}"))
+
+    return evaluate

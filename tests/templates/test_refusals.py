@@ -25,7 +25,8 @@ def play(tmp_path: Path, inventory: str, playbook: str, *extra: str) -> str:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        # PWD as a shell sets it: with it a refusal completes a relative path.
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "PWD": str(ROOT)},
     )
     assert run.returncode != 0, run.stdout
     return " ".join((run.stdout + run.stderr).split())

@@ -53,19 +53,29 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
     covered = {queue["name"] for queue in definitions["queues"] if re.search(policy["pattern"], queue["name"])}
     assert covered == {"record", "fetch"}
     assert policy["definition"]["dead-letter-exchange"] == "dead"
+    assert policy["definition"]["dead-letter-routing-key"] == "dead"
+    # Kept until the queue `dead` has them, which RabbitMQ does only where a full queue refuses instead of dropping.
+    assert policy["definition"]["dead-letter-strategy"] == "at-least-once"
+    assert policy["definition"]["overflow"] == "reject-publish"
     assert policy["definition"]["delivery-limit"] == 20  # a number: RabbitMQ refuses the text "20"
+
+
+CONFIGURED = ["record", "fetch", "dead", "orders", "status", "amq.default", "xpulse.", "xwatch.", ""]
+"""What the definitions configure, and nobody else may."""
 
 
 @pytest.mark.parametrize(
     ("user", "right", "may", "may_not"),
     [
-        ("seed", "write", ["record", "watch.1"], ["fetch", "orders", "status", "dead"]),
-        ("seed", "read", ["status", "watch.1"], ["record", "fetch", "dead"]),
+        ("seed", "configure", ["watch.1"], CONFIGURED),
+        ("seed", "write", ["record", "watch.1"], ["fetch", "orders", "status", "dead", "pulse.x"]),
+        ("seed", "read", ["status", "watch.1"], ["record", "fetch", "dead", "orders", "pulse.x"]),
         ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["record", "dead", "status"]),
         ("worker", "write", ["record", "amq.default"], ["fetch", "orders", "status", "dead"]),
-        ("worker", "configure", ["pulse.worker-1@worker1"], ["fetch", "record", "xpulse."]),
-        ("ledger", "read", ["record", "fetch"], ["dead"]),
-        ("ledger", "write", ["fetch", "orders", "status"], ["dead"]),
+        ("worker", "configure", ["pulse.worker-1@worker1"], CONFIGURED),
+        ("ledger", "configure", ["pulse.recorder-1@frontier1"], CONFIGURED),
+        ("ledger", "read", ["record", "fetch", "pulse.x"], ["dead", "orders", "status"]),
+        ("ledger", "write", ["fetch", "orders", "status", "record", "amq.default", "pulse.x"], ["dead"]),
     ],
 )
 def test_users_have_the_least_rights(
@@ -102,6 +112,13 @@ def test_scram_verifier_proves_the_password() -> None:
 
 def test_postgresql_listens_on_this_host_alone(render: Render) -> None:
     assert "listen_addresses = '127.0.0.1'" in render("postgresql", "crawler.conf.j2")
+
+
+def test_erlang_listens_on_this_host_alone(render: Render) -> None:
+    # An empty assignment first: without it systemd adds the address to those of the distribution's unit.
+    listens = re.findall(r"^ListenStream=(.*)$", render("rabbitmq", "loopback.conf.j2"), re.MULTILINE)
+    assert listens == ["", "127.0.0.1:4369"]
+    assert "inet_dist_use_interface {127,0,0,1}" in render("rabbitmq", "rabbitmq-env.conf.j2")
 
 
 def test_rabbitmq_loads_the_definitions_at_its_first_start(render: Render) -> None:

@@ -60,13 +60,42 @@ def test_services_are_confined(units: Path, service: str) -> None:
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr
 
 
+def test_services_write_to_their_state_directory_alone_and_gain_no_rights(units: Path) -> None:
+    lines = (units / "crawler-.service.d/common.conf").read_text().splitlines()
+    assert {"User=crawler", "ProtectSystem=strict", "ProtectHome=true", "StateDirectory=crawler"} <= set(lines)
+    assert {"NoNewPrivileges=true", "CapabilityBoundingSet=", "AmbientCapabilities="} <= set(lines)
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_stopping_lets_running_work_finish(units: Path, service: str) -> None:
     text = (units / service).read_text()
     assert "KillMode=mixed" in text
-    assert "TimeoutStopSec=90" in text
     assert "Type=notify" in text
+    assert "NotifyAccess=all" in text  # a recorder's heartbeat comes from a child process
     assert "Restart=always" in text
+    assert "StartLimitIntervalSec=0" in text
+    assert "LoadCredential=broker_url:" in text
+    assert ("LoadCredential=database_url:" in text) is (service != "crawler-worker@.service")
+    assert "PartOf=crawler.target" in text
+
+
+def test_a_worker_that_grows_is_ended_before_its_host_suffers(render: Render) -> None:
+    assert "MemoryMax=1G" in render("worker", "crawler-worker@.service.j2")
+
+
+@pytest.mark.parametrize(
+    ("role", "service", "module", "queue", "pool"),
+    [
+        ("worker", "crawler-worker@.service", "worker_tasks", "fetch", "gevent"),
+        ("frontier", "crawler-recorder@.service", "recorder_tasks", "record", "prefork"),
+    ],
+)
+def test_celery_runs_the_tasks_of_the_queue_it_reads(
+    render: Render, role: str, service: str, module: str, queue: str, pool: str
+) -> None:
+    (command,) = re.findall(r"^ExecStart=(.*)$", render(role, f"{service}.j2"), re.MULTILINE)
+    assert f" -A crawler.processes.{module} worker -Q {queue} -P {pool} " in command
+    assert importlib.util.find_spec(f"crawler.processes.{module}")
 
 
 def test_nothing_secret_stands_in_a_unit_or_the_environment(units: Path, render: Render) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from crawler import limits
-from crawler.worker import batch, robots
+from crawler.worker import origin_rules, robots
 
 
 def test_each_limit_leaves_time_for_what_it_waits_for() -> None:
@@ -26,6 +26,6 @@ def test_each_limit_leaves_time_for_what_it_waits_for() -> None:
 
 
 def test_the_worst_batch_is_what_its_parts_add_up_to() -> None:
-    redirects = robots.MAX_REDIRECTS * (batch.MAX_HOP_REST + limits.FETCH) + limits.FETCH
+    redirects = robots.MAX_REDIRECTS * (origin_rules.MAX_HOP_REST + limits.FETCH) + limits.FETCH
     assert redirects <= limits.BATCH_WORST
     assert limits.BATCH + robots.MAX_CRAWL_DELAY + limits.FETCH <= limits.BATCH_WORST

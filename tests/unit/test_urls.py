@@ -119,6 +119,9 @@ def test_host_and_domain() -> None:
     assert urls.domain_of("127.0.0.1") == "127.0.0.1"
 
 
+STORY, DIGITS = "a-long-story-about-the-election-of-2026", "0123456789" * 4
+
+
 @pytest.mark.parametrize(
     ("url", "cleaned"),
     [
@@ -128,10 +131,41 @@ def test_host_and_domain() -> None:
         ("http://a.test/p;v=1;JSESSIONID=0A", "http://a.test/p;v=1"),
         ("http://a.test/?side=left&PHPSESSID=1", "http://a.test/?side=left"),  # names match whole, in any case
         ("http://a.test/?", "http://a.test/"),
+        # sid is the number of a story as often as a session's
+        ("http://a.test/article.pl?sid=04/05/12/1234", "http://a.test/article.pl?sid=04/05/12/1234"),
+        ("http://a.test/modules.php?name=News&sid=77", "http://a.test/modules.php?name=News&sid=77"),
+        (f"http://a.test/?sid={STORY}", f"http://a.test/?sid={STORY}"),
+        (f"http://a.test/?sid={DIGITS}&t=1", f"http://a.test/?sid={DIGITS}&t=1"),
+        ("http://a.test/?sid=3f2504e04f8911d39a0c0305e82c3301&t=1", "http://a.test/?t=1"),
+        ("http://a.test/?SID=3F2504E04F8911D39A0C0305E82C3301", "http://a.test/"),
+        # each segment of a path has its own parameters
+        ("http://a.test/shop;jsessionid=A1/cart", "http://a.test/shop/cart"),
+        ("http://a.test/shop;jsessionid=A1/cart;v=2;jsessionid=B?x=1", "http://a.test/shop/cart;v=2?x=1"),
+        ("http://a.test/a;b;c/d;e", "http://a.test/a;b;c/d;e"),
+        ("http://a.test/?q=a;jsessionid=1", "http://a.test/?q=a;jsessionid=1"),
     ],
 )
 def test_parameters_that_only_say_who_clicks_are_taken_out(url: str, cleaned: str) -> None:
     assert Job(name="j").cleaned(url) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("pattern", "cleaned"),
+    [
+        (".*id", "http://a.test/?page=grid"),  # a name, never a value
+        ("page", "http://a.test/?kid=1"),
+        ("page=gr.*", "http://a.test/?kid=1"),
+        ("page=g", "http://a.test/?kid=1&page=grid"),  # in full
+        ("(?=k)kid", "http://a.test/?page=grid"),
+    ],
+)
+def test_a_job_may_name_parameters_of_its_own(pattern: str, cleaned: str) -> None:
+    assert Job(name="j", strip_parameters=(pattern,)).cleaned("http://a.test/?kid=1&page=grid") == cleaned
+
+
+def test_without_patterns_nothing_is_taken_out() -> None:
+    url = "http://a.test/p;jsessionid=1?utm_source=x"
+    assert Job(name="j", strip_parameters=()).cleaned(url) == url
 
 
 @pytest.mark.parametrize(

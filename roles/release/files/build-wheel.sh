@@ -8,6 +8,10 @@
 set -eu
 python=$1 source=$2 cache=$3
 
+mkdir -p "$cache"
+exec 9>"$cache/.lock"
+flock 9 # two fleets may be deployed to at the same time
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 (cd "$source" && find crawler -name '*.py' -print0 | tar --create --null --files-from=-) | tar --extract --directory="$work"

@@ -5,6 +5,11 @@
 set -eu
 python=$1 lock=$2 version=$3 architecture=$4 tar=$5
 
+mkdir -p "$(dirname "$tar")"
+exec 9>"$tar.lock"
+flock 9 # two fleets may be deployed to at the same time: the second finds what the first has fetched
+[ ! -e "$tar" ] || exit 0
+
 work=$(mktemp -d)
 trap 'rm -rf "$work" "$tar.part"' EXIT
 
@@ -19,6 +24,5 @@ done
   --implementation cp --python-version "$version" $platforms --dest "$work" --requirement "$lock"
 cp "$lock" "$work/requirements.txt"
 
-mkdir -p "$(dirname "$tar")"
 tar --create --file "$tar.part" --directory "$work" .
 mv "$tar.part" "$tar"

@@ -27,6 +27,7 @@ basename "$release" > "$release/RELEASE"
 
 # Remove what is old, unless it is the current release or a process still runs from it; and the wheels of older locks.
 cd "$release/.."
+# shellcheck disable=SC2012,SC2035 # by age, which only ls sorts by; the names are hashes
 ls -1t */RELEASE | tail -n "+$((keep + 1))" | while read -r marker; do
   old=$PWD/$(dirname "$marker")
   [ "$old" = "$(readlink -f /opt/crawler/current)" ] && continue

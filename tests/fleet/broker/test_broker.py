@@ -1,11 +1,14 @@
-"""The broker: what it holds, who may do what, and who else can reach it."""
+"""The broker: what it holds and who may do what. Who can reach it: test_ports.py."""
 
 from __future__ import annotations
 
 import json
 
 import pytest
+from fleet import Fleet
 from testinfra.host import Host
+
+from crawler import limits
 
 
 def rabbitmq(host: Host, command: str) -> list[dict[str, str]]:
@@ -30,8 +33,12 @@ def test_queues_keep_messages_over_a_crash(host: Host, queue: str) -> None:
     assert types[queue] == "quorum"
 
 
-def test_nothing_was_given_up(host: Host) -> None:
-    messages = {
-        found["name"]: found["messages"] for found in rabbitmq(host, "list_queues --vhost crawler name messages")
-    }
-    assert messages["dead"] == 0
+def test_takes_messages_back_when_the_limits_say(host: Host) -> None:
+    told = host.check_output("rabbitmqctl --quiet eval 'application:get_env(rabbit, consumer_timeout).'")
+    assert told == f"{{ok,{limits.CONSUMER * 1000:.0f}}}"
+
+
+def test_nothing_was_given_up(fleet: Fleet, crawled: str) -> None:
+    assert fleet.status()[crawled]["done"]
+    queues = fleet.queues()
+    assert {name: queues[name] for name in ("record", "fetch", "dead")} == {"record": 0, "fetch": 0, "dead": 0}

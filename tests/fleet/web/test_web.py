@@ -1,12 +1,14 @@
-"""The crawled web: what the product left untouched."""
+"""The crawled web: what the product leaves untouched, though it stands in the same inventory."""
 
 from __future__ import annotations
 
+import traces
 from fleet import Fleet
 from testinfra.host import Host
 
 
 def test_product_stays_away(host: Host, fleet: Fleet) -> None:
-    if host.backend.host.name not in fleet.product:
-        assert not host.file("/opt/crawler").exists
-        assert not host.user("crawler").exists
+    name = host.backend.host.name
+    assert name not in fleet.product
+    assert all("crawler" in traces.of(fleet, worker) for worker in fleet.groups["workers"])
+    assert traces.of(fleet, name) == traces.of_a_new(fleet, name)

@@ -20,13 +20,14 @@ from website import HTML, Answer, Site
 from crawler import settings, urls
 from crawler.job import Job
 from crawler.known_links import KnownLinks
-from crawler.messages import BackOff, Batch, Link, Report, RobotsFile, Target
-from crawler.worker import batch as batch_module
-from crawler.worker import parse
+from crawler.messages import BackOff, Batch, Cause, Link, Report, RobotsFile, Target
+from crawler.worker import memory, origin_rules, parse
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
+from crawler.worker.fetch_errors import FetchError, HungUpError, TimedOutError
+from crawler.worker.memory import Share
 
 
 def crawl(
@@ -35,6 +36,7 @@ def crawl(
     redelivered: bool = False,
     stop: Any = None,
     known: dict[str, RobotsFile] | None = None,
+    share: Share | None = None,
     **job: Any,
 ) -> Report:
     batch = Batch(
@@ -46,7 +48,9 @@ def crawl(
         robots=known or {},
     )
     with Client("CrawlerFleet/test (+mailto:owner@example.org)") as client:
-        return fetch_batch(batch, client, stop or threading.Event(), worker="test", redelivered=redelivered)
+        return fetch_batch(
+            batch, client, stop or threading.Event(), worker="test", redelivered=redelivered, share=share
+        )
 
 
 def outcome(site: Site, path: str, **job: Any) -> tuple[str, str | None]:
@@ -129,7 +133,7 @@ def test_robots_txt_may_ask_for_a_rest(site: Site, status: int) -> None:
     site.pages["/robots.txt"] = Answer(status=status, headers={"Retry-After": "3600"})
     report = crawl(site, "/")
     assert report.unfetched == [f"{site.url}/"]
-    assert report.back_off == BackOff(reason=f"robots.txt: HTTP {status}", seconds=3600)
+    assert report.back_off == BackOff(reason=f"robots.txt: HTTP {status}", cause=Cause.ROBOTS_UNREACHABLE, seconds=3600)
 
 
 def test_robots_txt_redirects_keep_the_delay(site: Site) -> None:
@@ -142,7 +146,7 @@ def test_robots_txt_redirects_keep_the_delay(site: Site) -> None:
 
 
 def test_robots_txt_that_redirects_is_read_however_long_the_delay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "MAX_HOP_REST", 0.2)
+    monkeypatch.setattr(origin_rules, "MAX_HOP_REST", 0.2)
     site.pages["/robots.txt"] = Answer("", 301, {"Location": "/r2"})
     site.pages["/r2"] = Answer("User-agent: *\nDisallow: /private")
     report = crawl(site, "/", delay=3600)
@@ -190,6 +194,9 @@ def test_retry_after_as_a_date(site: Site) -> None:
         (Answer("", 204), ("done", None)),
         (Answer("x", 200, {"Content-Type": "application/pdf"}), ("excluded", "content type application/pdf")),
         (Answer("x", 200, {}), ("excluded", "content type not given")),
+        (Answer("<html>x", 200, {}), ("done", None)),
+        (Answer("<html>x", 200, {"X-Content-Type-Options": "nosniff"}), ("excluded", "content type not given")),
+        (Answer("<html>x", 200, {"Content-Type": "text/plain"}), ("excluded", "content type text/plain")),
         (Answer("x", 302, {"Location": "/b"}), ("excluded", "redirect to {url}/b")),
         (Answer("x", 302, {"Location": "/x"}), ("failed", "redirect to itself")),
         (Answer("x", 302, {"Location": "mailto:x@y"}), ("failed", "redirect to an address that is not crawlable")),
@@ -199,7 +206,10 @@ def test_retry_after_as_a_date(site: Site) -> None:
             Answer(gzip.compress(b"x" * 5_000_000), 200, {**HTML, "Content-Encoding": "gzip"}),
             ("failed", "body larger than 4096 bytes"),
         ),
-        (Answer("not gzip", 200, {**HTML, "Content-Encoding": "gzip"}), ("retry", "Received response with content")),
+        (
+            Answer("not gzip", 200, {**HTML, "Content-Encoding": "gzip"}),
+            ("retry", "could not decode its content"),
+        ),
     ],
 )
 def test_answers(site: Site, answer: Answer, expected: tuple[str, str | None]) -> None:
@@ -236,14 +246,6 @@ def http_1_0(handler: BaseHTTPRequestHandler) -> None:
 def test_broken_servers_never_raise(site: Site, write: Any, state: str) -> None:
     site.raw["/x"] = write
     assert outcome(site, "/x")[0] == state
-
-
-def test_nobody_there() -> None:
-    gone = Site()
-    gone.close()
-    report = crawl(gone, "/", robots=False)
-    assert "refused" in report.retries[0].reason
-    assert report.back_off is not None
 
 
 def test_told_to_stop_it_returns_the_rest(site: Site) -> None:
@@ -497,7 +499,7 @@ def test_only_seeds_may_redirect_to_a_new_host(site: Site) -> None:
 
 
 def test_a_flood_of_links_ends_the_batch(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_module, "MAX_LINKS_SIZE", 30_000)
+    monkeypatch.setattr(memory, "LARGE_LINKS", 30_000)
     for path in ("/", "/1", "/2"):
         site.pages[path] = Answer("".join(f"<a href='{path}/{number}'>x</a>" for number in range(150)))
     report = crawl(site, "/", "/1", "/2")
@@ -567,11 +569,269 @@ def test_every_request_is_reported(site: Site) -> None:
     assert report.requests[2].reason
 
 
-def test_trouble_after_trouble_rests_the_host(site: Site) -> None:
-    for path in ("/1", "/2", "/3", "/5", "/6"):
-        site.pages[path] = Answer("", 500)
-    site.pages["/4"] = Answer("")
-    report = crawl(site, "/1", "/2", "/4", "/3", "/5", "/6", "/7")
-    assert [retry.url[-1] for retry in report.retries] == ["1", "2", "3", "5", "6"]
+# --- is it the URL, or the host? --------------------------------------------------------------------------------------
+
+
+def retried(report: Report) -> dict[str, str | None]:
+    """The paths to be asked for again, each with its cause."""
+    return {urls.path_of(retry.url): retry.cause for retry in report.retries}
+
+
+def done(report: Report) -> list[str]:
+    return [urls.path_of(result.url) for result in report.results if result.state == "done"]
+
+
+def unfetched(report: Report) -> list[str]:
+    return [urls.path_of(url) for url in report.unfetched]
+
+
+def fetch_targets(site: Site, *addresses: str, client: Any = None, **job: Any) -> Report:
+    batch = Batch(
+        lease="lease",
+        job=Job(**{"name": "test", "delay": 0, "robots": False, **job}),
+        host=site.host,
+        targets=[Target(url=address, depth=0) for address in addresses],
+        expires_at=time.time() + 60,
+    )
+    with Client("x") as real:
+        return fetch_batch(batch, client or real, threading.Event(), worker="test")
+
+
+def test_a_broken_section_costs_the_rest_of_the_site_nothing(site: Site) -> None:
+    for number in range(30):
+        site.pages[f"/calendar/{number}"] = Answer("", 500)
+        site.pages[f"/docs/{number}"] = Answer("x")
+    paths = [f"/{part}/{number}" for part in ("calendar", "docs") for number in range(25)]
+    report = crawl(site, *paths)
+    assert report.back_off is None
+    assert retried(report) == dict.fromkeys(paths[:25], Cause.SERVER_ERROR)
+    assert done(report) == paths[25:]
+    assert report.unfetched == []
+
+
+def test_503_with_retry_after_is_a_rest_and_without_it_the_url_s_own(site: Site) -> None:
+    site.pages["/1"] = Answer("", 503)
+    site.pages["/2"] = Answer("", 503, {"Retry-After": "7"})
+    report = crawl(site, "/1", "/2", "/3")
+    assert retried(report) == {"/1": Cause.SERVER_ERROR, "/2": Cause.RATE_LIMITED}
+    assert report.back_off == BackOff(reason="HTTP 503", cause=Cause.RATE_LIMITED, seconds=7)
+    assert unfetched(report) == ["/3"]
+
+
+def test_429_without_a_time_rests_the_host_as_long_as_the_frontier_likes(site: Site) -> None:
+    site.pages["/1"] = Answer("", 429)
+    report = crawl(site, "/1", "/2")
+    assert retried(report) == {"/1": Cause.RATE_LIMITED}
+    assert report.back_off == BackOff(reason="HTTP 429", cause=Cause.RATE_LIMITED, seconds=None)
+
+
+def gone() -> Site:
+    """A host where nobody listens."""
+    site = Site()
+    site.close()
+    return site
+
+
+def test_a_host_that_refuses_connections_rests_and_no_attempt_is_used_up() -> None:
+    site = gone()
+    report = crawl(site, "/a/1", "/a/2", "/b/1", "/b/2", robots=False)
     assert report.back_off is not None
-    assert report.unfetched == [f"{site.url}/7"]
+    assert report.back_off.cause == Cause.CONNECT
+    assert "refused" in report.back_off.reason
+    assert [urls.path_of(request.url) for request in report.requests] == ["/a/1", "/b/1"]  # of two parts of the site
+    assert (report.retries, report.results) == ([], [])
+    assert unfetched(report) == ["/a/1", "/a/2", "/b/1", "/b/2"]
+
+
+def test_the_only_url_of_a_host_that_is_down_goes_back_unfetched() -> None:
+    report = crawl(gone(), "/", robots=False)
+    assert (unfetched(report), report.retries) == (["/"], [])
+    assert report.back_off is not None
+
+
+def test_a_broken_port_is_its_url_s_own_failure_while_another_answers(site: Site) -> None:
+    """https is broken, http is not: the report of test_https says the same of a certificate."""
+    addresses = [f"https://{site.host}/{number}" for number in range(3)] + [f"{site.url}/{n}" for n in range(5)]
+    site.tree(6)
+    site.pages["/0"] = Answer("x")
+    report = fetch_targets(site, *addresses)
+    assert [(retry.url, retry.cause) for retry in report.retries] == [(url, Cause.TLS) for url in addresses[:3]]
+    assert done(report) == ["/0", "/1", "/2", "/3", "/4"]
+    assert report.back_off is None
+
+
+def test_a_name_that_is_not_in_dns() -> None:
+    report = fetch_targets(gone(), "http://nowhere.invalid/")
+    assert report.back_off is not None
+    assert report.back_off.cause == Cause.DNS
+
+
+class Silence:
+    """A client whose requests under /silent/ bring nothing in time."""
+
+    def __init__(self, error: type[FetchError] = TimedOutError, real: Client | None = None) -> None:
+        self._error, self._real = error, real or Client("x")
+
+    def get(self, url: str, **options: Any) -> Any:
+        if "/silent/" in url:
+            raise self._error("no answer")
+        return self._real.get(url, **options)
+
+
+@pytest.mark.parametrize(("error", "cause"), [(TimedOutError, Cause.TIMEOUT), (HungUpError, Cause.HUNG_UP)])
+def test_a_silent_section_is_left_for_another_after_three_urls(
+    site: Site, error: type[FetchError], cause: Cause
+) -> None:
+    site.pages["/docs/1"] = Answer("x")
+    silent = [f"{site.url}/silent/{number}" for number in range(7)]
+    report = fetch_targets(site, *silent, f"{site.url}/docs/1", client=Silence(error))
+    asked = [urls.path_of(request.url) for request in report.requests]
+    assert asked[:5] == ["/silent/0", "/silent/1", "/silent/2", "/docs/1", "/silent/3"]
+    assert done(report) == ["/docs/1"]
+    # Three more are silent, and so is the last one, of which there is no other part to be asked.
+    assert retried(report) == dict.fromkeys([f"/silent/{number}" for number in range(6)], cause)
+    assert report.back_off is not None
+    assert report.back_off.cause == cause
+    assert unfetched(report) == ["/silent/6"]
+
+
+def test_silence_now_and_then_is_no_reason_for_a_rest(site: Site) -> None:
+    site.tree(3)
+    paths = ["/silent/1", "/silent/2", "/", "/silent/3", "/silent/4", "/1"]
+    report = fetch_targets(site, *(site.url + path for path in paths), client=Silence())
+    assert (report.back_off, report.unfetched) == (None, [])
+    assert done(report) == ["/", "/1"]
+
+
+def test_a_body_that_is_cut_off_shows_that_the_host_is_alive(site: Site) -> None:
+    site.raw["/cut"] = drip
+    report = fetch_targets(site, f"https://{site.host}/", f"{site.url}/cut")
+    assert [retry.cause for retry in report.retries] == [Cause.HUNG_UP, Cause.TLS]
+    assert report.back_off is None
+
+
+def test_what_has_a_robots_txt_of_its_own_is_not_held_by_another_origin(site: Site) -> None:
+    """A broken https rests the host, and yet its http is crawled meanwhile."""
+    site.tree(2)
+    report = fetch_targets(site, f"https://{site.host}/", f"{site.url}/", f"{site.url}/1", robots=True)
+    assert done(report) == ["/", "/1"]
+    assert report.unfetched == [f"https://{site.host}/"]
+    assert report.back_off is not None
+    assert report.back_off.cause == Cause.ROBOTS_UNREACHABLE
+
+
+def test_a_robots_txt_that_leads_to_a_blocked_host_is_unreachable(site: Site) -> None:
+    blocked = Site()
+    site.pages["/robots.txt"] = Answer("", 301, {"Location": f"{blocked.url}/robots.txt"})
+    site.pages["/"] = Answer("x")
+    batch = Batch(
+        lease="l",
+        job=Job(name="t", delay=0),
+        host=site.host,
+        targets=[Target(url=f"{site.url}/", depth=0)],
+        expires_at=time.time() + 60,
+        blocked=frozenset({blocked.host}),
+    )
+    with Client("x") as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t")
+        assert (blocked.paths, site.paths) == ([], ["/robots.txt"])
+        assert unfetched(report) == ["/"]
+        assert report.back_off is not None
+        assert report.back_off.cause == Cause.ROBOTS_UNREACHABLE
+        assert f"blocked host: {blocked.host}" in report.back_off.reason
+        allowed = batch.model_copy(update={"blocked": frozenset()})
+        assert done(fetch_batch(allowed, client, threading.Event(), worker="t")) == ["/"]
+        assert blocked.paths == ["/robots.txt"]
+    blocked.close()
+
+
+# --- what a URL means -------------------------------------------------------------------------------------------------
+
+
+def test_where_a_server_redirects_to_is_asked_for_as_it_said(site: Site) -> None:
+    site.pages["/p"] = Answer("", 302, {"Location": "/p?PHPSESSID=abc"})
+    site.pages["/q"] = Answer('<a href="/r?PHPSESSID=abc">r</a>')
+    report = crawl(site, "/p", "/q")
+    assert [urls.path_of(link.url) for link in report.links] == ["/p?PHPSESSID=abc", "/r"]
+    assert [(page.state, page.cause) for page in report.results] == [("excluded", Cause.REDIRECT), ("done", None)]
+
+
+def test_a_page_whose_type_the_server_did_not_name_is_read_whole(site: Site) -> None:
+    site.pages["/"] = Answer("<html><title>T</title>" + "<!-- -->" * 20_000 + "<a href=/last>x</a>", 200, {})
+    report = crawl(site, "/")
+    (page,) = report.results
+    assert (page.state, page.title, page.content_type) == ("done", "T", "text/html")
+    assert page.bytes == len(site.pages["/"].body)  # type: ignore[union-attr, arg-type]
+    assert [urls.path_of(link.url) for link in report.links] == ["/last"]
+
+
+def visit(site: Site, target: Target, **job: Any) -> Report:
+    batch = Batch(
+        lease="l",
+        job=Job(**{"name": "t", "delay": 0, **job}),
+        host=site.host,
+        targets=[target],
+        expires_at=time.time() + 60,
+    )
+    with Client("x") as client:
+        return fetch_batch(batch, client, threading.Event(), worker="t")
+
+
+REFRESH = '<title>We have moved</title><meta http-equiv=refresh content="0; url=http://www.other.test/?sid=1">'
+
+
+@pytest.mark.parametrize(("seed", "excluded"), [(True, None), (False, "scope: other host")])
+def test_a_page_that_leads_on_by_itself_is_a_redirect_in_all_but_name(
+    site: Site, seed: bool, excluded: str | None
+) -> None:
+    """With depth 0 what a seed shows is still reached, and a seed that has moved may name its new host."""
+    site.pages["/"] = Answer(REFRESH)
+    report = visit(site, Target(url=f"{site.url}/", depth=0, hops=3, seed=seed), depth=0)
+    assert (report.results[0].state, report.results[0].title) == ("done", "We have moved")
+    (link,) = report.links
+    assert (link.url, link.depth, link.hops) == ("http://www.other.test/?sid=1", 0, 4)
+    assert (link.seed, link.excluded, link.found_on) == (seed, excluded, f"{site.url}/")
+
+
+def test_a_slide_show_goes_on_where_redirects_would_end(site: Site) -> None:
+    site.pages["/10"] = Answer("<meta http-equiv=refresh content='5; url=/11'>")
+    (link,) = visit(site, Target(url=f"{site.url}/10", depth=2, hops=10)).links
+    assert (link.url, link.depth, link.hops) == (f"{site.url}/11", 3, 0)
+
+
+def test_a_refresh_header_counts_and_one_to_itself_does_not(site: Site) -> None:
+    site.pages["/"] = Answer("x", headers={**HTML, "Refresh": "0; url=/x"})
+    site.pages["/news"] = Answer("x", headers={**HTML, "Refresh": "5; url=/news"})
+    assert [link.url for link in crawl(site, "/", "/news").links] == [f"{site.url}/x"]
+
+
+def test_a_seed_that_redirects_hands_its_right_on(site: Site) -> None:
+    """From http to https, or to www: the frontier widens the job's prefixes by what such a link says."""
+    site.pages["/docs/"] = Answer("", 301, {"Location": "https://www.other.test/docs/"})
+    target = Target(url=f"{site.url}/docs/", depth=0, seed=True)
+    (link,) = visit(site, target, scope={"kind": "prefix", "prefixes": [f"{site.url}/docs/"]}).links
+    assert (link.url, link.seed, link.excluded) == ("https://www.other.test/docs/", True, None)
+    assert link.found_on == target.url
+
+
+def test_a_relative_sitemap_line_is_relative_to_robots_txt(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer("Sitemap: /map.xml\nSitemap: //other.test/map.xml\nSitemap: http://[\n")
+    site.pages["/dir/"] = Answer("x")
+    links = crawl(site, "/dir/", sitemaps=True).links
+    assert [link.url for link in links] == [f"{site.url}/map.xml", "http://other.test/map.xml"]
+    assert {(link.sitemap, link.found_on) for link in links} == {(True, f"{site.url}/robots.txt")}
+
+
+def test_sitemaps_behind_one_another_are_counted_apart_from_redirects(site: Site) -> None:
+    site.pages["/index"] = Answer(f"<sitemapindex><loc>{site.url}/map</loc></sitemapindex>", headers={})
+    site.pages["/moved"] = Answer("", 301, {"Location": "/index"})
+    (link,) = visit(site, Target(url=f"{site.url}/index", depth=0, sitemap=True, hops=9, nested=2)).links
+    assert (link.url, link.sitemap, link.hops, link.nested) == (f"{site.url}/map", True, 0, 3)
+    (link,) = visit(site, Target(url=f"{site.url}/moved", depth=0, sitemap=True, hops=9, nested=3)).links
+    assert (link.url, link.sitemap, link.hops, link.nested) == (f"{site.url}/index", True, 10, 3)
+    report = visit(site, Target(url=f"{site.url}/index", depth=0, sitemap=True, nested=3))
+    assert report.links == []
+    assert report.results[0].reason == "sitemap index behind 3 others: not followed"
+    site.pages["/urls"] = Answer(f"<urlset><loc>{site.url}/page</loc></urlset>", headers={})
+    (link,) = visit(site, Target(url=f"{site.url}/urls", depth=0, sitemap=True, nested=3)).links
+    assert (link.url, link.sitemap, link.nested) == (f"{site.url}/page", False, 0)

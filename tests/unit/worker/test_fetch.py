@@ -17,7 +17,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from crawler import urls
-from crawler.worker.fetch import Client, FetchError, Response
+from crawler.messages import Cause
+from crawler.worker.fetch import Client, Response
+from crawler.worker.fetch_errors import FetchError, UnwantedError
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
@@ -197,7 +199,7 @@ def test_codings_nobody_asked_for_are_no_page(wire: Wire, coding: str) -> None:
     wire.answer = encoded(coding, b"\x0b\x02\x80<title>hi</title>\x03")
     with pytest.raises(FetchError, match=r"^content encoding '(br|zstd|compress|x{50})'") as failed:
         wire.get()
-    assert failed.value.final
+    assert isinstance(failed.value, UnwantedError)
     assert wire.get(wanted=("text/plain",)).body == b""  # a body that is not read is no trouble
 
 
@@ -217,7 +219,7 @@ def test_a_body_cut_off_with_its_connection_is_no_page(wire: Wire, coding: str, 
         wire.answer = encoded(coding, whole[:-cut])
         with pytest.raises(FetchError, match="cut off") as failed:
             wire.get()
-        assert not failed.value.final
+        assert failed.value.cause == Cause.HUNG_UP
 
 
 def test_of_a_cut_body_the_part_that_was_wanted_is_taken(wire: Wire) -> None:

@@ -73,6 +73,9 @@ def test_rules(body: str, path: str, allowed: bool) -> None:
 @pytest.mark.parametrize(
     ("status", "allowed", "unreachable"),
     [
+        (200, False, False),
+        (203, False, False),  # any 2xx brings rules
+        (299, False, False),
         (404, True, False),
         (401, True, False),
         (403, True, False),
@@ -109,3 +112,26 @@ def test_a_copy_is_used_for_a_day_and_a_failure_not_at_all() -> None:
     assert robots.is_fresh(RobotsFile(fetched_at=0, status=200), now=robots.MAX_AGE - 1)
     assert not robots.is_fresh(RobotsFile(fetched_at=0, status=200), now=robots.MAX_AGE + 1)
     assert not robots.is_fresh(RobotsFile(fetched_at=0, status=503), now=1)
+
+
+def test_rules_are_parsed_once_and_known_by_their_text() -> None:
+    cache = robots.RulesCache()
+    first = RobotsFile(fetched_at=0, status=200, body="User-agent: *\nDisallow: /x\nCrawl-delay: 2")
+    again = cache.get(first.model_copy(update={"fetched_at": 99}), PRODUCT)
+    assert cache.get(first, PRODUCT) is again
+    assert (again.allows("http://a.test/x"), again.allows("http://a.test/y"), again.crawl_delay) == (False, True, 2)
+    other = cache.get(first.model_copy(update={"body": "User-agent: *\nDisallow: /y"}), PRODUCT)
+    assert (other.allows("http://a.test/x"), other.allows("http://a.test/y")) == (True, False)
+    # A failure says nothing of the rules, whatever came with it.
+    assert cache.get(first.model_copy(update={"status": 503}), PRODUCT).unreachable
+    assert cache.get(first.model_copy(update={"status": 404}), PRODUCT).allows("http://a.test/x")
+
+
+def test_the_cache_of_rules_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(robots.RulesCache, "MAX_SIZE", 50_000)
+    cache = robots.RulesCache()
+    files = [RobotsFile(fetched_at=0, status=200, body=f"# {number}" + "x" * 3_000) for number in range(100)]
+    kept = {number: cache.get(file, PRODUCT) for number, file in enumerate(files)}
+    assert cache.size <= 50_000
+    assert cache.get(files[99], PRODUCT) is kept[99]
+    assert cache.get(files[0], PRODUCT) is not kept[0]

@@ -1,0 +1,140 @@
+"""What app.py and systemd.py rely on in Celery and kombu without any promise of theirs: an upgrade that moves one of
+these fails here, with its name. test_worker.py shows that the whole works."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import kombu
+import pytest
+from celery import Celery, signals
+from celery.app.amqp import Queues
+from celery.concurrency.gevent import TaskPool
+from celery.worker import consumer as celery_consumer
+from celery.worker.consumer import Consumer
+from kombu import Exchange, Queue
+
+
+def parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_celery_has_the_step_that_is_left_out_and_the_one_the_pulse_needs() -> None:
+    steps = Consumer.Blueprint.default_steps
+    assert [step for step in steps if step.endswith(":DelayedDelivery")] == [
+        "celery.worker.consumer.delayed_delivery:DelayedDelivery"
+    ]
+    assert "celery.worker.consumer.tasks:Tasks" in steps
+
+
+def test_our_consumer_has_all_other_steps_and_the_pulse(app: Celery) -> None:
+    from crawler.processes import app as module
+    from crawler.processes.systemd import Pulse
+
+    ours = module.Consumer.Blueprint.default_steps
+    left_out = set(celery_consumer.Consumer.Blueprint.default_steps) - set(ours)
+    assert left_out == {"celery.worker.consumer.delayed_delivery:DelayedDelivery"}
+    assert issubclass(module.Consumer, celery_consumer.Consumer)
+    assert app.conf.worker_consumer == "crawler.processes.app:Consumer"
+    assert Pulse in app.steps["consumer"]
+
+
+def test_a_consumer_can_stop_and_begin_to_read_a_queue() -> None:
+    assert parameters(Consumer.add_task_queue)[:2] == ["self", "queue"]
+    assert parameters(Consumer.cancel_task_queue) == ["self", "queue"]
+    assert parameters(Consumer.call_soon)[:2] == ["self", "p"]
+    assert parameters(kombu.Consumer.consuming_from) == ["self", "queue"]
+
+
+@pytest.mark.usefixtures("app")
+def test_a_message_that_cannot_be_read_is_rejected() -> None:
+    from crawler.processes import app as module
+
+    assert parameters(celery_consumer.Consumer.on_decode_error) == ["self", "message", "exc"]
+    assert parameters(kombu.Message.reject_log_error)[:3] == ["self", "logger", "errors"]
+    done: list[str] = []
+    message = SimpleNamespace(reject_log_error=lambda *_: done.append("rejected"), ack=lambda: done.append("lost"))
+    consumer: Any = SimpleNamespace(connection_errors=(OSError,))
+    module.Consumer.on_decode_error(consumer, message, ValueError("no JSON"))
+    assert done == ["rejected"]  # RabbitMQ's policy makes a dead letter of it
+
+
+def test_a_gevent_pool_grows() -> None:
+    pool = TaskPool(limit=1)
+    pool.on_start()
+    assert pool.is_green
+    pool.grow(4)
+    assert pool._pool.size == pool.limit == 5
+
+
+def test_a_queue_is_added_to_those_chosen_with_q() -> None:
+    queues = Queues({}, default_exchange=Exchange("default"))
+    queues.add(Queue("fetch", Exchange("fetch")))
+    queues.select(["fetch"])
+    pulse = Queue("pulse", routing_key="pulse")
+    queues.select_add(pulse)
+    assert list(queues.consume_from) == ["fetch", "pulse"]
+    assert pulse.exchange.name == "default"  # which is why systemd.py puts its own back
+
+
+@pytest.mark.parametrize("consumes_fetch", [True, False])
+def test_only_workers_hear_orders(app: Celery, consumes_fetch: bool) -> None:
+    from crawler.processes import systemd
+
+    queues = Queues({}, default_exchange=Exchange("default"))
+    name = "fetch" if consumes_fetch else "record"
+    queues.add(Queue(name, Exchange(name)))
+    queues.select([name])
+    instance = SimpleNamespace(app=SimpleNamespace(amqp=SimpleNamespace(queues=queues)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(systemd, "_this_worker", systemd.CeleryWorker())
+        signals.celeryd_after_setup.send(sender="worker-1@here", instance=instance, conf=app.conf)
+        assert systemd.node_name() == "worker-1@here"
+    pulse = queues["pulse.worker-1@here"]
+    assert pulse.exchange.name == ""
+    assert pulse.queue_arguments == {"x-expires": 600_000}
+    assert pulse.durable
+    assert [bound.exchange.name for bound in pulse.bindings] == (["orders"] if consumes_fetch else [])
+
+
+def test_every_setting_is_one_that_celery_knows(app: Celery) -> None:
+    """A setting that Celery renamed would be ignored in silence."""
+    from celery.app.defaults import NAMESPACES, flatten
+
+    known = {key.lower() for key, _ in flatten(NAMESPACES)}
+    ours = {key.lower() for key in app.conf.changes} - {"deprecated_settings"}  # Celery's own note
+    assert len(ours) > 20
+    assert sorted(ours - known) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("task_acks_late", True),
+        ("task_reject_on_worker_lost", True),
+        ("task_acks_on_failure", False),
+        ("task_acks_on_timeout", False),
+        ("worker_prefetch_multiplier", 1),
+        ("worker_cancel_long_running_tasks_on_connection_loss", True),
+        ("task_create_missing_queues", False),
+        ("broker_transport_options", {"confirm_publish": True}),
+        ("accept_content", ["json"]),
+        ("task_ignore_result", True),
+        ("worker_enable_remote_control", False),
+    ],
+)
+def test_what_keeps_work_safe_is_set(app: Celery, setting: str, value: object) -> None:
+    """Each of these is noticed by a fault test only now and then (tests/integration); docs: the comments in app.py."""
+    assert app.conf[setting] == value
+
+
+def test_queues_are_quorum_queues_and_never_declared(app: Celery) -> None:
+    queues = app.conf.task_queues
+    assert {queue.name for queue in queues} == {"record", "fetch"}
+    for queue in queues:
+        assert queue.queue_arguments == {"x-queue-type": "quorum"}
+        assert queue.no_declare
+        assert queue.exchange.no_declare
+        assert (queue.exchange.name, queue.routing_key) == (queue.name, queue.name)
