@@ -116,6 +116,7 @@ def test_warcio_check_finds_nothing_wrong(tmp_path: Path, capsys: pytest.Capture
         (b"", b"\r\n\r\n", b"\0" * 100, b"\x1f\x8b\x08\0\0\0\0\0 WARC/1.1", os.urandom(9999))
     ):
         archive.write("j", response(f"/{number}", body), REQUEST)
+    archive.write("j", response("/0", b""), REQUEST, earlier=archive_module.Earlier(1_790_000_000.25))
     archive.close()
     (path,) = tmp_path.iterdir()
 
@@ -124,7 +125,8 @@ def test_warcio_check_finds_nothing_wrong(tmp_path: Path, capsys: pytest.Capture
 
     assert Checker(Command()).process_all() == 0
     said = capsys.readouterr().out
-    assert said.count("digest pass") == 16  # a warcinfo and 5 pages of 3 records
+    assert said.count("digest pass") == 18  # a warcinfo, 5 pages of 3 records, and a revisit of 2
+    assert said.count("revisit\n    digest present but not checked") == 1
     assert "fail" not in said
 
 
@@ -261,6 +263,37 @@ def test_greenlets_do_not_mix_their_pages(tmp_path: Path) -> None:
     for path in tmp_path.iterdir():
         kinds = [record.rec_type for record, _ in records(path)]
         assert kinds == ["warcinfo", *["response", "request", "metadata"] * (len(kinds) // 3)]
+
+
+def test_a_page_that_has_not_changed_is_a_revisit(tmp_path: Path) -> None:
+    """WARC 1.1, section 6.7.2: the headers as they came, the body where it was."""
+    archive = opened(tmp_path)
+    body = os.urandom(50_000)
+    first = archive.write("j", response(body=body), REQUEST)
+    size = (tmp_path / (first.file + ".open")).stat().st_size
+    again = response(body=body, headers={"Content-Type": "text/html", "X-Visit": "2"}, started_at=1_790_086_400.5)
+    second = archive.write("j", again, REQUEST, earlier=archive_module.Earlier(1_790_000_000.25))
+    undated = archive.write("j", again, REQUEST, earlier=archive_module.Earlier())
+    archive.close()
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size - size < 3_000
+    kinds = [record.rec_type for record, _ in records(path)]
+    assert kinds == ["warcinfo", *["response", "request", "metadata"], *["revisit", "request", "metadata"] * 2]
+    visit = at(tmp_path, second)
+    assert visit.rec_type == "revisit"
+    named = {name: value for name, value in visit.rec_headers.headers if name.startswith(("WARC-P", "WARC-R"))}
+    named.pop("WARC-Record-ID")
+    assert named == {
+        "WARC-Payload-Digest": at(tmp_path, first).rec_headers["WARC-Payload-Digest"],
+        "WARC-Profile": "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest",
+        "WARC-Refers-To-Target-URI": "http://example.org/page",
+        "WARC-Refers-To-Date": at(tmp_path, first).rec_headers["WARC-Date"],
+    }
+    assert visit.rec_headers["WARC-Target-URI"] == "http://example.org/page"
+    assert visit.http_headers["x-visit"] == "2"
+    assert visit.http_headers["content-length"] == "50000"
+    assert visit.content_stream().read() == b""
+    assert at(tmp_path, undated).rec_headers["WARC-Refers-To-Date"] is None
 
 
 # --- killed, cut, full ------------------------------------------------------------------------------------------------

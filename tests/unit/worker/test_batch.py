@@ -835,3 +835,71 @@ def test_sitemaps_behind_one_another_are_counted_apart_from_redirects(site: Site
     site.pages["/urls"] = Answer(f"<urlset><loc>{site.url}/page</loc></urlset>", headers={})
     (link,) = visit(site, Target(url=f"{site.url}/urls", depth=0, sitemap=True, nested=3)).links
     assert (link.url, link.sitemap, link.nested) == (f"{site.url}/page", False, 0)
+
+
+def archived(directory: Path) -> list[tuple[str, str]]:
+    """(kind of record, path) of all that was archived of pages."""
+    found: list[tuple[str, str]] = []
+    for path in sorted(directory.iterdir()):
+        with path.open("rb") as stream:
+            for record in ArchiveIterator(stream, check_digests="raise"):
+                if record.rec_type in ("response", "revisit"):
+                    found.append((record.rec_type, urls.path_of(record.rec_headers["WARC-Target-URI"])))
+    return found
+
+
+def archiving(site: Site, directory: Path, *targets: Target, floor: int = 0, **job: Any) -> Report:
+    batch = Batch(
+        lease="l",
+        job=Job(**{"name": "t", "delay": 0, **job}),
+        host=site.host,
+        targets=list(targets),
+        expires_at=time.time() + 60,
+    )
+    archive = Archive(directory, host="h", worker="w", floor_bytes=floor)
+    with Client("x") as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t", archive=archive)
+    archive.close()
+    return report
+
+
+def test_a_page_that_has_not_changed_is_archived_as_a_revisit_of_the_one_that_is_there(
+    site: Site, tmp_path: Path
+) -> None:
+    site.pages["/"] = Answer("the same")
+    first = archiving(site, tmp_path, Target(url=f"{site.url}/", depth=0)).results[0]
+    known = Target(
+        url=f"{site.url}/",
+        depth=0,
+        digest=first.digest,
+        warc_file=first.warc_file,
+        warc_offset=first.warc_offset,
+        warc_date=first.fetched_at,
+    )
+    again = archiving(site, tmp_path / "2", known).results[0]
+    assert (again.cause, again.digest) == (Cause.UNCHANGED, first.digest)
+    assert (again.warc_file, again.warc_offset) == (first.warc_file, first.warc_offset)  # where the body is
+    assert archived(tmp_path / "2") == [("revisit", "/")]
+    # What is in no archive is archived whole, and so is what has changed.
+    lost = archiving(site, tmp_path / "3", known.model_copy(update={"warc_file": None})).results[0]
+    assert lost.warc_file not in (None, first.warc_file)
+    site.pages["/"] = Answer("something else")
+    changed = archiving(site, tmp_path / "4", known).results[0]
+    assert changed.warc_file not in (None, first.warc_file)
+    assert archived(tmp_path / "3") == archived(tmp_path / "4") == [("response", "/")]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Robots-Tag": "noindex"}, {"X-Robots-Tag": "CrawlerFleet: none"}, {}], ids=["header", "ours", "meta"]
+)
+def test_what_must_not_be_indexed_is_not_archived(site: Site, tmp_path: Path, headers: dict[str, str]) -> None:
+    meta = "" if headers else "<meta name=crawlerfleet content=noindex>"
+    site.pages["/secret"] = Answer(f"<title>x</title>{meta}", headers={**HTML, **headers})
+    site.pages["/open"] = Answer("<title>y</title>")
+    targets = [Target(url=f"{site.url}/{path}", depth=0) for path in ("secret", "open")]
+    secret, public = archiving(site, tmp_path, *targets).results
+    assert archived(tmp_path) == [("response", "/open")]
+    assert (secret.cause, secret.warc_file, secret.title, secret.fields) == (Cause.NOINDEX, None, None, None)
+    assert public.warc_file
+    archiving(site, tmp_path / "own", *targets, robots=False)
+    assert len(archived(tmp_path / "own")) == 2
