@@ -60,6 +60,7 @@ def crawl(
             reports.put(report)  # waits until it is taken to be recorded
 
     shown = released = 0.0
+    worked = True
     while True:
         now = time.time()
         if stop.is_set():
@@ -69,10 +70,12 @@ def crawl(
             for batch in lease(ledger, room, now):
                 pool.spawn(run, batch)
         for report in _arrived(reports):
+            worked = True
             record(ledger, report, time.time())
             known.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
-        if now - shown >= 1.0 or not pool or finished:
+        if now - shown >= 1.0 or (worked and not pool) or finished:
+            worked = bool(pool)
             status.sample(ledger, now)
             tidy.tidy(ledger, now)
             active.recall(tidy.recalled(ledger))
