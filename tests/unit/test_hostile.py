@@ -106,7 +106,8 @@ def test_any_sitemap(site: Site, ledger: Ledger) -> None:
 
 def test_tls_that_is_none(site: Site, ledger: Ledger) -> None:
     row = crawl(ledger, f"https://{site.host}/", robots=False)["/"]
-    assert (row["state"], row["reason"].partition(":")[0]) == ("failed", "TLS")
+    assert (row["state"], row["cause"]) == ("failed", "host_given_up")
+    assert row["reason"].startswith("host given up: TLS: ")
 
 
 def test_a_certificate_that_nobody_signed(site: Site, ledger: Ledger, tmp_path: Path) -> None:

@@ -413,6 +413,62 @@ def test_a_page_the_disk_does_not_take_leaves_no_trace(tmp_path: Path, monkeypat
     assert set(pages(tmp_path)) == {"http://example.org/1", "http://example.org/3"}
 
 
+def test_a_file_has_its_name_only_once_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page itself first, then its name."""
+    synced: list[tuple[str, list[str]]] = []
+    real = os.fsync
+
+    def noting(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.suffix or "folder", [found.suffix for found in tmp_path.iterdir()]))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    archive = opened(tmp_path)
+    archive.write("j", response(), REQUEST)
+    archive.close()
+    assert synced == [(".open", [".open"]), ("folder", [".gz"])]
+
+
+def test_what_was_written_of_a_page_that_failed_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = opened(tmp_path)
+    archive.write("j", response("/1"), REQUEST)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    real, calls = os.pwrite, iter(range(100))
+
+    def full_after_some(descriptor: int, data: Any, offset: int) -> int:
+        if next(calls):
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[:100], offset)
+
+    monkeypatch.setattr(os, "pwrite", full_after_some)
+    with pytest.raises(OSError, match="No space"):
+        archive.write("j", response("/2"), REQUEST)
+    assert path.read_bytes() == before
+    archive.close()
+
+
+def test_a_job_rests_from_its_last_page_on(tmp_path: Path) -> None:
+    time = [1000.0]
+    archive = opened(tmp_path, idle=60, now=lambda: time[0])
+    for _ in range(3):
+        archive.write("j", response(), REQUEST)
+        time[0] += 50
+        archive.tidy()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".open"]
+    archive.close()
+
+
+def test_what_a_process_left_is_taken_over_by_those_that_run(tmp_path: Path) -> None:
+    left = tmp_path / "left.warc.gz.open"
+    running = opened(tmp_path)
+    left.write_bytes(gzip.compress(b"WARC/1.1\r\n", mtime=0) + b"cut")
+    running.tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["left.warc.gz"]
+    running.close()
+
+
 def test_room_is_what_lies_above_the_floor(tmp_path: Path) -> None:
     disk = os.statvfs(tmp_path)
     free = disk.f_bavail * disk.f_frsize
