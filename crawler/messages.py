@@ -94,6 +94,12 @@ class Target(BaseModel):
     etag: str | None = None
     last_modified: str | None = None
     digest: str | None = None
+    warc_file: str | None = None
+    warc_offset: int | None = None
+    """Where the response record of the body with that digest begins: while the body stays the same, it is archived as a
+    `revisit` that refers to it. None: it is in no archive."""
+    warc_date: float | None = None
+    """When that body was fetched, in seconds since the epoch."""
 
 
 class Batch(BaseModel):

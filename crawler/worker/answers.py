@@ -8,7 +8,7 @@ from typing import Any
 from crawler import settings, urls
 from crawler.messages import BackOff, Batch, Cause, Outcome, Report, Retry, Target, UrlResult
 from crawler.worker import encoding, extract, fetch, parse, retry_after
-from crawler.worker.archive import Archive
+from crawler.worker.archive import Archive, Earlier
 from crawler.worker.fetch_errors import FetchError, UnwantedError, readable
 from crawler.worker.found_links import FoundLinks
 from crawler.worker.memory import Share
@@ -201,6 +201,7 @@ class AnswerReader:
         """Archive a page, if the job wants that; where it is, as fields of UrlResult."""
         if self._archive is None:
             return {}
+        archived = target.warc_file if digest == target.digest else None
         try:
             position = self._archive.write(
                 self._job.name,
@@ -211,9 +212,12 @@ class AnswerReader:
                 address=response.address,
                 digest=digest,
                 about={"depth": target.depth, "worker": self._report.worker, "release": self._report.release},
+                earlier=Earlier(target.warc_date) if archived else None,
             )
         except OSError as error:
             raise NotArchivedError(error.strerror) from error
+        if archived:  # where the body is
+            return {"warc_file": archived, "warc_offset": target.warc_offset}
         return {"warc_file": position.file, "warc_offset": position.offset}
 
     # --- sitemaps -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Pages as fetched, in WARC 1.1 files on the worker's own disk.
 
-Each page is three records (response, request, metadata), each a gzip member of its own, written as one piece. A file
-is called `….warc.gz.open` while it grows; its name loses `.open` once it is complete and on the disk, and only then
-may it be collected. The tests read every record with a reader that is not ours (warcio), digests checked.
+Each page is three records (response, or revisit where its body has not changed; request; metadata), each a gzip member
+of its own, written as one piece. A file is called `….warc.gz.open` while it grows; its name loses `.open` once it is
+complete and on the disk, and only then may it be collected. The tests read every record with a reader that is not ours
+(warcio), digests checked.
 
 Source: https://iipc.github.io/warc-specifications/specifications/warc-format/warc-1.1/ (ISO 28500:2017)
 """
@@ -44,6 +45,7 @@ IDLE = 60.0
 OPEN = ".open"
 _MEMBER = b"\x1f\x8b\x08\0\0\0\0\0"  # how every gzip member of ours begins: deflate, no name, no time
 _CHUNK = 256 * 1024
+_SAME_PAYLOAD = "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest"
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,14 @@ class Position:
     """Name of the file once it is complete, without a folder."""
     offset: int
     """In bytes from its start, to where the record's gzip member begins."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier visit of a page, whose body was the same and is in an archive."""
+
+    at: float | None = None
+    """When it was, in seconds since the epoch, where that is known."""
 
 
 class Archive:
@@ -101,17 +111,20 @@ class Archive:
         address: str | None = None,
         digest: str | None = None,
         about: Mapping[str, object] | None = None,
+        earlier: Earlier | None = None,
     ) -> Position:
         """Append a page to `job`'s file; it has reached the operating system when this returns.
 
         Where they are known: `status_line` and `headers` as the server sent them (each Set-Cookie by itself, say), its
         IP `address`, the body's SHA-256 `digest` (hexadecimal, for it is the costly part), and what else to say
-        `about` the page in the metadata record. Raises OSError where the disk does not take it; nothing of the page
-        is left in the file then.
+        `about` the page in the metadata record. With `earlier` the page's first record is a `revisit`, without the
+        body. Raises OSError where the disk does not take it; nothing of the page is left in the file then.
         """
         page = b"".join(
             zlib.compress(record, self._level, 31)
-            for record in _records(response, request_headers, status_line, headers, address, digest, about or {})
+            for record in _records(
+                response, request_headers, status_line, headers, address, digest, about or {}, earlier
+            )
         )
         full = None
         with self._lock:
@@ -131,7 +144,7 @@ class Archive:
                 raise
             file.pages += 1
             file.written_at = self._now()
-        if full:  # fsync takes as long as the disk likes: in a thread, lest all fetching stands still meanwhile
+        if full:  # fsync takes as long as the disk likes: in a thread, or all fetching would stand still meanwhile
             gevent.get_hub().threadpool.apply(full.close)
         return Position(file.name, offset)
 
@@ -312,18 +325,25 @@ def _records(
     address: str | None,
     digest: str | None,
     about: Mapping[str, object],
+    earlier: Earlier | None,
 ) -> Iterable[bytes]:
-    """A page's three records, the response first."""
+    """A page's three records, the response (or revisit) first."""
     response_id = _new_id()
     common = {"WARC-Date": _date(response.started_at), "WARC-Target-URI": response.url}
     if address:
         common["WARC-IP-Address"] = address
-    payload_digest = f"sha256:{digest or hashlib.sha256(response.body).hexdigest()}"
+    payload = {"WARC-Payload-Digest": f"sha256:{digest or hashlib.sha256(response.body).hexdigest()}"}
+    head = _response_head(response, status_line, headers)
     yield _record(
-        "response",
-        {"WARC-Record-ID": response_id, **common, "WARC-Payload-Digest": payload_digest},
+        "revisit" if earlier else "response",
+        {
+            "WARC-Record-ID": response_id,
+            **common,
+            **payload,
+            **_referring(response, earlier),
+        },
         "application/http;msgtype=response",
-        _response_head(response, status_line, headers) + response.body,
+        head if earlier else head + response.body,
     )
     related = {**common, "WARC-Concurrent-To": response_id}
     yield _record(
@@ -338,6 +358,14 @@ def _records(
         "application/warc-fields",
         _lines({"fetchTimeMs": round(response.seconds * 1000), **about}.items()),
     )
+
+
+def _referring(response: fetch.Response, earlier: Earlier | None) -> dict[str, str]:
+    """A revisit's headers (WARC 1.1, section 6.7.2)."""
+    if earlier is None:
+        return {}
+    fields = {"WARC-Profile": _SAME_PAYLOAD, "WARC-Refers-To-Target-URI": response.url}
+    return fields if earlier.at is None else fields | {"WARC-Refers-To-Date": _date(earlier.at)}
 
 
 def _warcinfo(name: str, job: str, host: str, now: float) -> bytes:

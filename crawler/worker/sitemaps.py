@@ -29,6 +29,7 @@ _READ_AT_ONCE = 256 * 1024
 # tags that are never closed.
 _TAG = re.compile(rb"<(/?)(?:\w{1,50}:)?loc\b[^<>]{0,200}>")
 _LONGEST_TAG = 300
+_LINE = re.compile(rb"[^\r\n]+")
 _INDEX = re.compile(rb"<(?:\w{1,50}:)?sitemapindex\b")
 
 
@@ -111,12 +112,13 @@ class SitemapReader:
         self._data = bytearray(data[keep:])
 
     def _search_lines(self, at_end: bool) -> None:
-        *lines, rest = self._data.replace(b"\r", b"\n").split(b"\n")
-        for line in [*lines, rest] if at_end else lines:
-            if len(line) <= MAX_ADDRESS and (address := line.decode("utf-8-sig", "replace").strip()):
+        data = bytes(self._data)
+        whole = len(data) if at_end else 1 + max(data.rfind(b"\n"), data.rfind(b"\r"))
+        for line in _LINE.finditer(data, 0, whole):
+            if len(line[0]) <= MAX_ADDRESS and (address := line[0].decode("utf-8-sig", "replace").strip()):
                 self._note(address)
         # A line that is too long stays too long, however much of it is kept.
-        self._data = rest[: MAX_ADDRESS + 1]
+        self._data = bytearray(data[whole : whole + MAX_ADDRESS + 1])
 
     def _note(self, address: str) -> None:
         if self.addresses < MAX_URLS:

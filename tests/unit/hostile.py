@@ -109,7 +109,7 @@ PAGES = {
     "/deep-link": (Answer("x"), "done", ""),
     "/reopened": (Answer(f"<p>{OPEN}</p>" + "<p>x</p>" * 10_000), "done", ""),
     "/attributes": (Answer("<p " + " ".join(f"a{number}=1" for number in range(100_000)) + ">"), "done", ""),
-    "/links": (Answer("".join(f"<a href=/x?sid={number}>" for number in range(45_000))), "done", ""),
+    "/links": (Answer("".join(f"<a href=/x?cfid={number}>" for number in range(45_000))), "done", ""),
     "/long-links": (
         Answer(f"<a href='/{'y' * 10_000}'><a href='http://{'h.' * 400}test/'><a href='http://{'%41' * 300_000}'>"),
         "done",
@@ -152,7 +152,27 @@ SLOW = {
     ),
 }
 """Those that end only when the crawler has had enough."""
-FOUND = {"/%EF%BF%BD": ("failed", "HTTP 404"), **dict.fromkeys(GOALS, ("failed", "HTTP 404"))}
+CAUSES = {
+    "hung_up": ("/silent", "/truncated", "/bad-chunks"),
+    "malformed": (
+        *("/nonsense", "/http-0.9", "/two-lengths", "/endless-chunk-size", "/header-flood", "/header-huge"),
+        *("/status-99999", "/not-gzip", "/many-encodings", "/gzip-as-deflate", "/gzip-as-br", "/gzip-as-zstd"),
+        *("/interim", "/endless-trailers"),
+    ),
+    "timeout": ("/drip", "/drip-headers"),
+    "too_large": ("/bomb", "/bomb-in-bomb", "/big", "/wide"),
+    "content_type": ("/type-huge", "/no-content", "/image", "/nothing-said"),
+    "redirect": ("/to-space", "/to-bytes", "/to-latin", "/to-folded", "/to-nul", "/to-a", "/to-b"),
+    "bad_redirect": ("/to-itself", "/to-nowhere", "/to-far", "/hop/10"),
+    "http": ("/300", "/unasked-304", "/teapot"),
+    "server_error": ("/error",),
+    "trap": ("/a/a/a/a/",),
+    "depth": (f"/calendar/{CALENDAR}",),
+}
+"""What the code is told of each URL that is no plain page. Of those without an entry: `redirect` for a hop, `http` for
+what is not there, none for a page."""
+CAUSE = {path: cause for cause, paths in CAUSES.items() for path in paths}
+FOUND = dict.fromkeys(("/%EF%BF%BD", "/nowhere", *GOALS), ("failed", "HTTP 404", "http"))
 """What is not linked from the front page but found on the way, and is not there."""
 HEAVY = ("/bomb", "/bomb-in-bomb", "/big", "/title", "/metas", "/deep", "/reopened", "/attributes", "/links", "/wide")
 """Those that take memory from who is not careful."""
@@ -160,8 +180,8 @@ CUT = "/wide/wide/wide/wide/"
 """Below it: the traps of which only some had room."""
 
 
-def furnish(site: Site) -> dict[str, tuple[str, str]]:
-    """Give `site` its pages; what should become of each path: state, and a part of the reason."""
+def furnish(site: Site) -> dict[str, tuple[str, str, str | None]]:
+    """Give `site` its pages; what should become of each path: state, a part of the reason, and the cause."""
     expected: dict[str, tuple[str, str]] = {}
     for path, (data, state, reason) in RAW.items():
         site.raw[path] = write(data)
@@ -185,19 +205,23 @@ def furnish(site: Site) -> dict[str, tuple[str, str]]:
         del expected[f"/hop/{hop}"]
     expected["/hop/10"] = ("failed", "more than 10 redirects")
     site.pages["/"] = Answer("".join(f'<a href="{path}">x</a>' for path in [*links, "/calendar/0", "/hop/0"]))
-    return {**expected, "/": ("done", ""), **FOUND}
+    hops = dict.fromkeys((f"/hop/{hop}" for hop in range(10)), "redirect")
+    judged = {path: (*outcome, CAUSE.get(path, hops.get(path))) for path, outcome in expected.items()}
+    return {**judged, "/": ("done", "", None), **FOUND}
 
 
-def check(expected: dict[str, tuple[str, str]], became: dict[str, dict[str, Any]]) -> None:
+def check(expected: dict[str, tuple[str, str, str | None]], became: dict[str, dict[str, Any]]) -> None:
     """Compare what `furnish` expects with the ledger's rows by path."""
     cut = {path: row for path, row in became.items() if path.startswith(CUT)}
     assert 1_000 < len(cut) < 20_000
-    assert all(row["state"] == "excluded" and row["reason"].startswith("trap") for row in cut.values())
+    assert all((row["state"], row["cause"]) == ("excluded", "trap") for row in cut.values())
     became = {path: row for path, row in became.items() if path not in cut}
     wrong = {
-        path: (became[path]["state"], became[path]["reason"]) if path in became else None
-        for path, (state, reason) in expected.items()
-        if path not in became or became[path]["state"] != state or reason not in (became[path]["reason"] or "")
+        path: tuple(became[path][name] for name in ("state", "cause", "reason")) if path in became else None
+        for path, (state, reason, cause) in expected.items()
+        if path not in became
+        or (became[path]["state"], became[path]["cause"]) != (state, cause)
+        or reason not in (became[path]["reason"] or "")
     }
     assert not wrong, wrong
     assert set(became) == set(expected)

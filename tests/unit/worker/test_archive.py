@@ -116,6 +116,7 @@ def test_warcio_check_finds_nothing_wrong(tmp_path: Path, capsys: pytest.Capture
         (b"", b"\r\n\r\n", b"\0" * 100, b"\x1f\x8b\x08\0\0\0\0\0 WARC/1.1", os.urandom(9999))
     ):
         archive.write("j", response(f"/{number}", body), REQUEST)
+    archive.write("j", response("/0", b""), REQUEST, earlier=archive_module.Earlier(1_790_000_000.25))
     archive.close()
     (path,) = tmp_path.iterdir()
 
@@ -124,7 +125,8 @@ def test_warcio_check_finds_nothing_wrong(tmp_path: Path, capsys: pytest.Capture
 
     assert Checker(Command()).process_all() == 0
     said = capsys.readouterr().out
-    assert said.count("digest pass") == 16  # a warcinfo and 5 pages of 3 records
+    assert said.count("digest pass") == 18  # a warcinfo, 5 pages of 3 records, and a revisit of 2
+    assert said.count("revisit\n    digest present but not checked") == 1
     assert "fail" not in said
 
 
@@ -263,6 +265,37 @@ def test_greenlets_do_not_mix_their_pages(tmp_path: Path) -> None:
         assert kinds == ["warcinfo", *["response", "request", "metadata"] * (len(kinds) // 3)]
 
 
+def test_a_page_that_has_not_changed_is_a_revisit(tmp_path: Path) -> None:
+    """WARC 1.1, section 6.7.2: the headers as they came, the body where it was."""
+    archive = opened(tmp_path)
+    body = os.urandom(50_000)
+    first = archive.write("j", response(body=body), REQUEST)
+    size = (tmp_path / (first.file + ".open")).stat().st_size
+    again = response(body=body, headers={"Content-Type": "text/html", "X-Visit": "2"}, started_at=1_790_086_400.5)
+    second = archive.write("j", again, REQUEST, earlier=archive_module.Earlier(1_790_000_000.25))
+    undated = archive.write("j", again, REQUEST, earlier=archive_module.Earlier())
+    archive.close()
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_size - size < 3_000
+    kinds = [record.rec_type for record, _ in records(path)]
+    assert kinds == ["warcinfo", *["response", "request", "metadata"], *["revisit", "request", "metadata"] * 2]
+    visit = at(tmp_path, second)
+    assert visit.rec_type == "revisit"
+    named = {name: value for name, value in visit.rec_headers.headers if name.startswith(("WARC-P", "WARC-R"))}
+    named.pop("WARC-Record-ID")
+    assert named == {
+        "WARC-Payload-Digest": at(tmp_path, first).rec_headers["WARC-Payload-Digest"],
+        "WARC-Profile": "http://netpreserve.org/warc/1.1/revisit/identical-payload-digest",
+        "WARC-Refers-To-Target-URI": "http://example.org/page",
+        "WARC-Refers-To-Date": at(tmp_path, first).rec_headers["WARC-Date"],
+    }
+    assert visit.rec_headers["WARC-Target-URI"] == "http://example.org/page"
+    assert visit.http_headers["x-visit"] == "2"
+    assert visit.http_headers["content-length"] == "50000"
+    assert visit.content_stream().read() == b""
+    assert at(tmp_path, undated).rec_headers["WARC-Refers-To-Date"] is None
+
+
 # --- killed, cut, full ------------------------------------------------------------------------------------------------
 
 WRITER = """
@@ -378,6 +411,62 @@ def test_a_page_the_disk_does_not_take_leaves_no_trace(tmp_path: Path, monkeypat
     archive.write("j", response("/3"), REQUEST)
     archive.close()
     assert set(pages(tmp_path)) == {"http://example.org/1", "http://example.org/3"}
+
+
+def test_a_file_has_its_name_only_once_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page itself first, then its name."""
+    synced: list[tuple[str, list[str]]] = []
+    real = os.fsync
+
+    def noting(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((path.suffix or "folder", [found.suffix for found in tmp_path.iterdir()]))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    archive = opened(tmp_path)
+    archive.write("j", response(), REQUEST)
+    archive.close()
+    assert synced == [(".open", [".open"]), ("folder", [".gz"])]
+
+
+def test_what_was_written_of_a_page_that_failed_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = opened(tmp_path)
+    archive.write("j", response("/1"), REQUEST)
+    (path,) = tmp_path.iterdir()
+    before = path.read_bytes()
+    real, calls = os.pwrite, iter(range(100))
+
+    def full_after_some(descriptor: int, data: Any, offset: int) -> int:
+        if next(calls):
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[:100], offset)
+
+    monkeypatch.setattr(os, "pwrite", full_after_some)
+    with pytest.raises(OSError, match="No space"):
+        archive.write("j", response("/2"), REQUEST)
+    assert path.read_bytes() == before
+    archive.close()
+
+
+def test_a_job_rests_from_its_last_page_on(tmp_path: Path) -> None:
+    time = [1000.0]
+    archive = opened(tmp_path, idle=60, now=lambda: time[0])
+    for _ in range(3):
+        archive.write("j", response(), REQUEST)
+        time[0] += 50
+        archive.tidy()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".open"]
+    archive.close()
+
+
+def test_what_a_process_left_is_taken_over_by_those_that_run(tmp_path: Path) -> None:
+    left = tmp_path / "left.warc.gz.open"
+    running = opened(tmp_path)
+    left.write_bytes(gzip.compress(b"WARC/1.1\r\n", mtime=0) + b"cut")
+    running.tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["left.warc.gz"]
+    running.close()
 
 
 def test_room_is_what_lies_above_the_floor(tmp_path: Path) -> None:

@@ -185,12 +185,31 @@ def test_retry_after_as_a_date(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("0", 0),
+        ("99999999", 86400),
+        (email.utils.formatdate(time.time() + 30 * 86400, usegmt=True), 86400),
+        (email.utils.formatdate(time.time() - 60, usegmt=True), 0),
+        ("soon", None),
+        ("-5", None),
+    ],
+)
+def test_no_host_is_left_alone_for_more_than_a_day(site: Site, said: str, seconds: float | None) -> None:
+    site.pages["/"] = Answer(status=503, headers={"Retry-After": said})
+    back_off = crawl(site, "/").back_off
+    assert back_off == BackOff(reason="HTTP 503", cause=Cause.RATE_LIMITED, seconds=seconds)
+
+
+@pytest.mark.parametrize(
     ("answer", "expected"),
     [
         (Answer("x", 404), ("failed", "HTTP 404")),
         (Answer("x", 410), ("failed", "HTTP 410")),
         (Answer("x", 599), ("retry", "HTTP 599")),
         (Answer("x", 299), ("done", None)),
+        (Answer("x", 200, {"Content-Type": "Text/HTML; Charset=UTF-8"}), ("done", None)),
+        (Answer("x", 308, {"Location": "/b"}), ("excluded", "redirect to {url}/b")),
         (Answer("", 204), ("done", None)),
         (Answer("x", 200, {"Content-Type": "application/pdf"}), ("excluded", "content type application/pdf")),
         (Answer("x", 200, {}), ("excluded", "content type not given")),
@@ -309,6 +328,26 @@ def fetch_one(site: Site, target: Target) -> Any:
         return fetch_batch(batch, client, threading.Event(), worker="t").results[0]
 
 
+def test_a_page_without_an_etag_is_asked_for_only_if_modified_since(site: Site) -> None:
+    date = "Mon, 21 Sep 2026 14:13:20 GMT"
+
+    def page(_: int) -> Answer:
+        unchanged = site.requests[-1].headers.get("If-Modified-Since") == date
+        return Answer("", 304) if unchanged else Answer("<title>x</title>", headers={**HTML, "Last-Modified": date})
+
+    site.pages["/"] = page
+    first = crawl(site, "/").results[0]
+    assert (first.state, first.cause, first.last_modified) == ("done", None, date)
+    again = fetch_one(site, Target(url=f"{site.url}/", depth=0, last_modified=first.last_modified))
+    assert (again.state, again.cause, again.reason) == ("done", Cause.UNCHANGED, "not modified")
+
+
+def test_a_validator_too_long_to_be_sent_back_is_not_kept(site: Site) -> None:
+    site.pages["/"] = Answer("x", headers={**HTML, "ETag": "e" * 301, "Last-Modified": "m" * 300})
+    page = crawl(site, "/").results[0]
+    assert (page.etag, page.last_modified) == (None, "m" * 300)
+
+
 def test_sitemaps_are_found_through_robots_txt(site: Site) -> None:
     site.pages["/robots.txt"] = Answer(f"Sitemap: {site.url}/map.xml\nSitemap: http://other.test/map.xml")
     site.pages["/"] = Answer("")
@@ -375,10 +414,17 @@ def test_the_archive_has_the_request_as_it_was_sent(site: Site, tmp_path: Path) 
     (path,) = tmp_path.iterdir()
     with path.open("rb") as stream:
         (head,) = [record.http_headers for record in ArchiveIterator(stream) if record.rec_type == "request"]
-    (sent,) = site.requests
-    assert f"{head.protocol} {head.statusline}" == f"GET {sent.path} HTTP/1.1"
-    assert head.headers == list(sent.headers.items())
-    assert head.get_header("If-None-Match") == '"1"'
+    (received,) = site.requests
+    assert f"{head.protocol} {head.statusline}" == f"GET {received.path} HTTP/1.1" == "GET /?a%5B%5D=1 HTTP/1.1"
+    assert head.headers == list(received.headers.items())
+    assert dict(head.headers) == {
+        "Host": site.host,
+        "User-Agent": "x",
+        "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
+        "Accept-Encoding": "gzip, deflate",
+        "If-None-Match": '"1"',
+        "If-Modified-Since": "Mon, 21 Sep 2026 14:13:20 GMT",
+    }
 
 
 def test_what_is_said_to_robots_may_be_ignored_on_a_site_of_your_own(site: Site) -> None:
@@ -835,3 +881,111 @@ def test_sitemaps_behind_one_another_are_counted_apart_from_redirects(site: Site
     site.pages["/urls"] = Answer(f"<urlset><loc>{site.url}/page</loc></urlset>", headers={})
     (link,) = visit(site, Target(url=f"{site.url}/urls", depth=0, sitemap=True, nested=3)).links
     assert (link.url, link.sitemap, link.nested) == (f"{site.url}/page", False, 0)
+
+
+def archived(directory: Path) -> list[tuple[str, str]]:
+    """(kind of record, path) of all that was archived of pages."""
+    found: list[tuple[str, str]] = []
+    for path in sorted(directory.iterdir()):
+        with path.open("rb") as stream:
+            for record in ArchiveIterator(stream, check_digests="raise"):
+                if record.rec_type in ("response", "revisit"):
+                    found.append((record.rec_type, urls.path_of(record.rec_headers["WARC-Target-URI"])))
+    return found
+
+
+def archiving(site: Site, directory: Path, *targets: Target, floor: int = 0, **job: Any) -> Report:
+    batch = Batch(
+        lease="l",
+        job=Job(**{"name": "t", "delay": 0, **job}),
+        host=site.host,
+        targets=list(targets),
+        expires_at=time.time() + 60,
+    )
+    archive = Archive(directory, host="h", worker="w", floor_bytes=floor)
+    with Client("x") as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t", archive=archive)
+    archive.close()
+    return report
+
+
+def test_a_page_that_has_not_changed_is_archived_as_a_revisit_of_the_one_that_is_there(
+    site: Site, tmp_path: Path
+) -> None:
+    site.pages["/"] = Answer("the same")
+    first = archiving(site, tmp_path, Target(url=f"{site.url}/", depth=0)).results[0]
+    known = Target(
+        url=f"{site.url}/",
+        depth=0,
+        digest=first.digest,
+        warc_file=first.warc_file,
+        warc_offset=first.warc_offset,
+        warc_date=first.fetched_at,
+    )
+    again = archiving(site, tmp_path / "2", known).results[0]
+    assert (again.cause, again.digest) == (Cause.UNCHANGED, first.digest)
+    assert (again.warc_file, again.warc_offset) == (first.warc_file, first.warc_offset)  # where the body is
+    assert archived(tmp_path / "2") == [("revisit", "/")]
+    # What is in no archive is archived whole, and so is what has changed.
+    lost = archiving(site, tmp_path / "3", known.model_copy(update={"warc_file": None})).results[0]
+    assert lost.warc_file not in (None, first.warc_file)
+    site.pages["/"] = Answer("something else")
+    changed = archiving(site, tmp_path / "4", known).results[0]
+    assert changed.warc_file not in (None, first.warc_file)
+    assert archived(tmp_path / "3") == archived(tmp_path / "4") == [("response", "/")]
+
+
+@pytest.mark.parametrize(
+    "headers", [{"X-Robots-Tag": "noindex"}, {"X-Robots-Tag": "CrawlerFleet: none"}, {}], ids=["header", "ours", "meta"]
+)
+def test_what_must_not_be_indexed_is_not_archived(site: Site, tmp_path: Path, headers: dict[str, str]) -> None:
+    meta = "" if headers else "<meta name=crawlerfleet content=noindex>"
+    site.pages["/secret"] = Answer(f"<title>x</title>{meta}", headers={**HTML, **headers})
+    site.pages["/open"] = Answer("<title>y</title>")
+    targets = [Target(url=f"{site.url}/{path}", depth=0) for path in ("secret", "open")]
+    secret, public = archiving(site, tmp_path, *targets).results
+    assert archived(tmp_path) == [("response", "/open")]
+    assert (secret.cause, secret.warc_file, secret.title, secret.fields) == (Cause.NOINDEX, None, None, None)
+    assert public.warc_file
+    archiving(site, tmp_path / "own", *targets, robots=False)
+    assert len(archived(tmp_path / "own")) == 2
+
+
+def test_a_disk_that_fills_up_ends_the_batch(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.tree(7)
+    room = iter([True, True, True, False])  # robots.txt and two pages
+    monkeypatch.setattr(Archive, "has_room", lambda _: next(room))
+    targets = [Target(url=f"{site.url}/{path}", depth=0) for path in ("", "1", "2", "3")]
+    report = archiving(site, tmp_path, *targets)
+    assert done(report) == ["/", "/1"]
+    assert unfetched(report) == ["/2", "/3"]
+
+
+def test_every_state_but_a_plain_page_has_a_cause(site: Site) -> None:
+    site.pages |= {
+        "/": Answer('<a href="/deep">x</a><a href="http://other.test/">x</a><a href="/a/a/a/a/">x</a>'),
+        "/robots.txt": Answer("User-agent: *\nDisallow: /private"),
+        "/pdf": Answer("x", 200, {"Content-Type": "application/pdf"}),
+        "/moved": Answer("", 301, {"Location": "/"}),
+        "/loop": Answer("", 301, {"Location": "/loop"}),
+        "/500": Answer("x", 500),
+        "/large": Answer("x" * 2000),
+        "/noindex": Answer("<meta name=robots content=noindex>"),
+    }
+    paths = ("/", "/private", "/pdf", "/moved", "/loop", "/404", "/large", "/noindex", "/500")
+    report = crawl(site, *paths, max_body=1024)
+    assert {urls.path_of(page.url): (page.state, page.cause) for page in report.results} == {
+        "/": ("done", None),
+        "/private": ("excluded", Cause.ROBOTS),
+        "/pdf": ("excluded", Cause.CONTENT_TYPE),
+        "/moved": ("excluded", Cause.REDIRECT),
+        "/loop": ("failed", Cause.BAD_REDIRECT),
+        "/404": ("failed", Cause.HTTP),
+        "/large": ("failed", Cause.TOO_LARGE),
+        "/noindex": ("done", Cause.NOINDEX),
+    }
+    assert retried(report) == {"/500": Cause.SERVER_ERROR}
+    links = visit(site, Target(url=f"{site.url}/", depth=5), depth=5).links
+    assert {link.cause for link in links} == {Cause.DEPTH}
+    links = visit(site, Target(url=f"{site.url}/", depth=0)).links
+    assert [link.cause for link in links] == [None, Cause.SCOPE, Cause.TRAP]

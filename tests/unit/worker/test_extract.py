@@ -118,6 +118,14 @@ def test_every_mistake_is_told_at_once() -> None:
     assert [problem.split(":")[0] for problem in extract.problems(selectors)] == ["extract.a.css", "extract.b.css"]
 
 
+def test_what_selectors_find_has_a_bound_however_often_it_is_nested() -> None:
+    spec = job({"all": {"css": "div", "all": True}, "one": "div"}).extract
+    assert spec is not None
+    nested = "<div>" * 400 + "x" * 1000 + "</div>" * 400
+    found, error = extract.extract(spec, page(nested))
+    assert (found, error) == (None, "more than 131072 characters of 'div'")
+
+
 def test_names_are_known_beforehand_only_of_selectors() -> None:
     assert fields.names(job({"title": "h1", "price": ".price"}).extract) == ["title", "price"]
     assert fields.names("example:page") == fields.names(None) == []

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import gevent
 import gevent.resolver.thread
+import hostile
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from website import Answer, Site
 
-from crawler import urls
+from crawler import limits, urls
 from crawler.messages import Cause
+from crawler.worker import content_coding
 from crawler.worker.fetch import Client, Response
-from crawler.worker.fetch_errors import FetchError, UnwantedError
+from crawler.worker.fetch_errors import (
+    ConnectError,
+    DNSError,
+    FetchError,
+    HungUpError,
+    MalformedError,
+    TimedOutError,
+    TooLargeError,
+    UnknownCodingError,
+    UnwantedError,
+)
 
 EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
@@ -152,6 +168,121 @@ def test_headers_may_hold_any_byte(wire: Wire) -> None:
     assert (response.body, response.content_type) == (b"page", "text/html")
     wire.get(headers={"If-None-Match": response.headers["etag"]})
     assert b"If-None-Match: " + odd in wire.requests[-1]
+
+
+def test_what_the_client_says_of_itself_and_takes(wire: Wire) -> None:
+    wire.answer, wire.requests = EMPTY, []
+    wire.get("/x?y")
+    lines = wire.requests[0].decode().splitlines()
+    assert lines[0] == "GET /x?y HTTP/1.1"
+    assert dict(line.split(": ", 1) for line in lines[1:]) == {
+        "Host": wire.url.removeprefix("http://"),
+        "User-Agent": "CrawlerFleet/test",
+        "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
+        "Accept-Encoding": "gzip, deflate",
+    }
+
+
+@pytest.mark.parametrize("framing", ["close", "length", "chunked"])
+def test_a_body_may_be_exactly_as_large_as_allowed(wire: Wire, framing: str) -> None:
+    wire.answer = encoded("gzip", gzip.compress(b"x" * 5_000), framing)
+    response = wire.get(max_body=5_000)
+    assert (len(response.body), response.size) == (5_000, 5_000)
+    with pytest.raises(TooLargeError, match="larger than 4999 bytes"):
+        wire.get(max_body=4_999)
+    response = wire.get(max_body=4_999, truncate=True)
+    assert (len(response.body), response.size) == (4_999, 4_999)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects(wire: Wire, status: int) -> None:
+    wire.answer = b"HTTP/1.1 %d Moved\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n" % status
+    assert wire.get().location == "/x"
+
+
+@pytest.mark.parametrize("status", [200, 201, 300, 304, 305, 404])
+def test_a_location_without_a_redirect_leads_nowhere(wire: Wire, status: int) -> None:
+    wire.answer = b"HTTP/1.1 %d OK\r\nContent-Length: 0\r\nLocation: /x\r\n\r\n" % status
+    assert wire.get().location is None
+
+
+def test_trailers_have_an_end(wire: Wire) -> None:
+    wire.answer = HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"X: y\r\n" * 99 + b"\r\n"
+    assert wire.get().body == b"x"
+    wire.answer = HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"X: y\r\n" * 101 + b"\r\n"
+    with pytest.raises(MalformedError, match="more than 100 trailers"):
+        wire.get()
+
+
+def test_a_body_may_go_elsewhere_piece_by_piece(wire: Wire) -> None:
+    wire.answer = encoded("gzip", gzip.compress(b"x" * 1_000_000))
+    pieces: list[bytes] = []
+    response = wire.get(max_body=2_000_000, into=lambda piece: pieces.append(piece) or True)
+    assert (response.body, response.size, b"".join(pieces)) == (b"", 1_000_000, b"x" * 1_000_000)
+    assert len(pieces) > 10
+    assert max(map(len, pieces)) <= content_coding.PIECE
+    response = wire.get(max_body=2_000_000, into=lambda _: False)
+    assert response.size <= content_coding.PIECE
+    grown: list[int] = []
+    wire.get(max_body=2_000_000, growing=grown.append)
+    assert grown == sorted(grown)
+    assert grown[-1] == 1_000_000
+
+
+def test_a_small_unwanted_body_does_not_cost_the_connection(site: Site) -> None:
+    site.pages["/404"] = Answer("x" * 1000, 404)
+    with Client("x") as client:
+        for path in ("/404", "/404", "/404"):
+            assert client.get(site.url + path, max_body=10).body == b""
+        assert client._adapter.connections(f"{site.url}/") == 1
+
+
+# --- no answer --------------------------------------------------------------------------------------------------------
+
+
+def cause_of(site: str, **options: Any) -> tuple[type[FetchError], Cause, bool]:
+    with Client("x") as client, pytest.raises(FetchError) as failed:
+        client.get(site, max_body=1000, **options)
+    return type(failed.value), failed.value.cause, failed.value.answered
+
+
+def test_a_port_that_takes_no_connection_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CONNECT", 0.3)
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # until its queue is full
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}/"
+        assert cause_of(url) == (ConnectError, Cause.CONNECT, False)
+
+
+def test_why_there_is_no_answer(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    wire.answer = b""
+    assert cause_of(wire.url + "/") == (HungUpError, Cause.HUNG_UP, False)
+    wire.answer = b"nonsense\r\n\r\n"
+    assert cause_of(wire.url + "/") == (MalformedError, Cause.MALFORMED, False)
+    wire.answer = HEAD + b"Content-Length: 5\r\n\r\nx"
+    assert cause_of(wire.url + "/") == (HungUpError, Cause.HUNG_UP, True)
+    wire.answer = HEAD + b"Content-Encoding: br\r\n\r\nx"
+    assert cause_of(wire.url + "/") == (UnknownCodingError, Cause.MALFORMED, True)
+    assert cause_of("http://nowhere.invalid/") == (DNSError, Cause.DNS, False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        monkeypatch.setattr(limits, "READ", 0.2)
+        assert cause_of(url) == (TimedOutError, Cause.TIMEOUT, False)
+        monkeypatch.undo()
+
+
+def test_a_body_that_drips_ends_with_the_deadline(site: Site) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n"
+    site.raw["/"] = hostile.write(head, rest=0.05, times=1000)
+    began = time.monotonic()
+    assert cause_of(f"{site.url}/", deadline=0.5) == (TimedOutError, Cause.TIMEOUT, True)
+    assert time.monotonic() - began < 5
 
 
 # --- encoded bodies ---------------------------------------------------------------------------------------------------

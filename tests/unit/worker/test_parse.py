@@ -130,6 +130,21 @@ def test_a_refresh_is_a_link_to_robots_as_well() -> None:
     assert parse.parse(html, PAGE, "x", obey=False).refresh == "http://example.org/x"
 
 
+def test_canonical_is_relative_to_the_base() -> None:
+    html = '<base href="http://other.test/dir/"><link rel=canonical href="c">'
+    assert parse.parse(html, PAGE, "x").canonical == "http://other.test/dir/c"
+
+
+def test_a_title_has_an_end() -> None:
+    assert parse.parse("<title>" + "x" * 501, PAGE, "x").title == "x" * 500
+
+
+@pytest.mark.parametrize(("name", "noindex"), [("crawlerfleet", True), ("CrawlerFleet ", True), ("otherbot", False)])
+def test_a_page_may_speak_to_one_crawler(name: str, noindex: bool) -> None:
+    document = parse.parse(f'<meta name="{name}" content="noindex">', PAGE, "CrawlerFleet")
+    assert document.noindex is noindex
+
+
 NOW = 1_790_000_000.0  # 2026-09-21
 
 
