@@ -122,8 +122,8 @@ def _status(options: argparse.Namespace) -> int:
     for job in () if options.json else jobs:
         for table in progress.summary(job):
             console.print(table)
-        if job.get("reason"):
-            _say(f"{job['state']}: {job['reason']}")
+        if job.get("broken"):
+            _say(f"broken: {job['broken']}")
         _say(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}", "")
     return 0 if all(job["conserved"] for job in jobs) else 1
 

@@ -72,6 +72,8 @@ class Watch:
             f"{counts['done']:,} pages, {snapshot['rate']:g}/s, {counts['failed']:,} failed, "
             f"{counts['excluded']:,} excluded, {counts['queued'] + counts['leased']:,} to go"
         )
+        if waiting := snapshot.get("waiting"):
+            numbers += f" ({waiting:,} wait for another attempt)"
         self._bar.update(
             self._task,
             description=title,

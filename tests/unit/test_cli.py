@@ -159,6 +159,17 @@ def test_audit_shows_each_request(crawler: Crawler, crawled: Site) -> None:
     assert "never asked anything" in str(crawler("audit", "never.test")[0])
 
 
+@pytest.mark.usefixtures("waiting")
+def test_audit_finds_the_shortest_rest(crawler: Crawler, ledger: Ledger, site: Site) -> None:
+    """From the end of one request to the beginning of the next."""
+    known = {"host": site.host, "url": f"{site.url}/1", "job_id": 1, "worker": "w", "release": "r", "seconds": 0.25}
+    with ledger.engine.begin() as tx:
+        tx.execute(schema.requests.insert(), [{**known, "at": at, "status": 200} for at in (10.0, 13.0, 14.0, 19.0)])
+    out = crawler("audit", site.host)[1]
+    assert [line.split()[4] for line in out.splitlines() if " of rest " in line] == ["2.75", "0.75", "4.75"]
+    assert "4 requests, shortest rest between two: 0.750 s" in out
+
+
 def test_a_reason_in_the_audit_steers_no_terminal(crawler: Crawler, crawled: Site, ledger: Ledger) -> None:
     with ledger.engine.begin() as tx:
         tx.execute(schema.requests.update().values(status=None, reason=TITLE, worker=TITLE))

@@ -31,7 +31,7 @@ def snapshot(state: str = "running", host: str = "a.test", worker: str = "worker
 
 
 def console(terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), width=150, force_terminal=terminal, color_system=None, legacy_windows=False)
+    return Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None, legacy_windows=False)
 
 
 def written(to: Console) -> str:
@@ -114,10 +114,10 @@ def test_a_log_gets_a_line_now_and_then_and_at_the_end(monkeypatch: pytest.Monke
 def test_a_terminal_gets_a_bar() -> None:
     out = console(terminal=True)
     with progress.Watch(out) as watch:
-        watch.show(snapshot(done=3, queued=1) | {"job": "[/a](" + CLEAR})
+        watch.show(snapshot(done=3, failed=2, excluded=1, queued=1, leased=1) | {"job": "[/a](" + CLEAR, "waiting": 1})
     text = written(out)
     assert r"[/a](\x1b[2J\x1b]0;owned\x07 (running)" in text
-    assert "3 pages, 12.5/s" in text
+    assert "3 pages, 12.5/s, 2 failed, 1 excluded, 2 to go (1 wait for another attempt)" in text
     assert "75%" in text
 
 
