@@ -349,7 +349,12 @@ def _conclude(snapshot: dict[str, Any], options: argparse.Namespace) -> int:
     if snapshot["state"] == "done":
         return 0
     reason = f": {snapshot['broken']}" if snapshot.get("broken") else ""
-    remedy = "; to go on: crawler resume" if snapshot["state"] in ("paused", "cancelled") and not options.local else ""
+    remedies = {
+        "running": "; the same command goes on with it",
+        "paused": "; `crawler resume` lets it go on",
+        "cancelled": "; `crawler resume` lets it go on",
+    }
+    remedy = remedies.get(snapshot["state"], "")
     progress.say(console, f"job {snapshot['job']} is {snapshot['state']}{reason}{remedy}", style="red")
     return 1
 

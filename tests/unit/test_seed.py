@@ -6,8 +6,10 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -444,9 +446,9 @@ def test_a_broker_that_goes_away_while_watching_takes_nothing_back(
 # --- --local ----------------------------------------------------------------------------------------------------------
 
 
-def crawled_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def crawled_here(folder: Path, *arguments: str, delay: float = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "crawler/seed.py"), *arguments, "--local", "--delay", "0"],
+        [sys.executable, str(ROOT / "crawler/seed.py"), *arguments, "--local", "--delay", str(delay)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -472,6 +474,25 @@ def test_the_same_command_goes_on_where_it_was(site: Site, tmp_path: Path) -> No
     assert len(site.paths) == 8  # nothing was asked twice
     assert crawled_here(tmp_path, site.url, "--name", "anew").returncode == 0
     assert len(site.paths) == 16
+
+
+def test_a_crawl_that_was_interrupted_goes_on(site: Site, tmp_path: Path) -> None:
+    site.tree(12)
+    command = [sys.executable, str(ROOT / "crawler/seed.py"), site.url, "--local", "--delay", "0.3"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while len(site.paths) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "is running; the same command goes on with it" in told
+    assert len(site.paths) < 13
+    again = crawled_here(tmp_path, site.url, delay=0.3)
+    assert again.returncode == 0
+    assert "known, goes on" in again.stderr
+    assert sorted(site.paths) == sorted(["/robots.txt", *site.pages])  # each page once, over both runs
 
 
 @pytest.mark.parametrize(
