@@ -42,6 +42,7 @@ COLUMNS = {
     "state": "state",
     "status": "status",
     "reason": "reason",
+    "cause": "cause",
     "fetched_at": "fetched_at",
     "depth": "depth",
     "referrer": "found_on",

@@ -60,6 +60,12 @@ def test_services_are_confined(units: Path, service: str) -> None:
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr
 
 
+def test_services_write_to_their_state_directory_alone_and_gain_no_rights(units: Path) -> None:
+    lines = (units / "crawler-.service.d/common.conf").read_text().splitlines()
+    assert {"User=crawler", "ProtectSystem=strict", "ProtectHome=true", "StateDirectory=crawler"} <= set(lines)
+    assert {"NoNewPrivileges=true", "CapabilityBoundingSet=", "AmbientCapabilities="} <= set(lines)
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_stopping_lets_running_work_finish(units: Path, service: str) -> None:
     text = (units / service).read_text()

@@ -87,6 +87,7 @@ def test_json_lines() -> None:
         "state": "done",
         "status": 200,
         "reason": None,
+        "cause": None,
         "fetched_at": "2026-09-21T14:13:20.250Z",
         "depth": 1,
         "referrer": "http://a.test/",
@@ -236,22 +237,9 @@ def test_a_pipe_is_as_good_as_a_file(form: export.Format) -> None:
 
 @pytest.fixture
 def filled(ledger: Ledger) -> Ledger:
-    columns = {column.name: None for column in schema.urls.c}
     with ledger.engine.begin() as tx:
         for row in ALL:
-            known = {name: value for name, value in row.items() if name in columns}
-            tx.execute(
-                schema.urls.insert().values(
-                    {
-                        **columns,
-                        "job_id": 1,
-                        **dict.fromkeys(("sitemap", "seed"), False),
-                        **dict.fromkeys(("hops", "nested"), 0),
-                    }
-                    | {"attempts": 0, "expiries": 0}
-                    | known
-                )
-            )
+            tx.execute(schema.urls.insert().values({"job_id": 1, **row}))
     return ledger
 
 
@@ -323,7 +311,7 @@ def test_times_are_utc_wherever_one_sits(filled: Ledger, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("where", "complaint"),
     [
-        ("colour=red", "no column 'colour'; there are attempts, bytes, content_type, depth, digest, discovered_at"),
+        ("colour=red", "no column 'colour'; there are attempts, bytes, cause, content_type, depth"),
         ("fields=x", "no column 'fields'"),
         ("state=finished", "state=finished: no state 'finished'; there are queued, leased, done, failed, excluded"),
         ("status=ok", "status=ok: 'ok' is no number"),
