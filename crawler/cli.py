@@ -108,12 +108,12 @@ def _say(*lines: str) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    ledger = _ledger(options)
-    jobs = status.snapshots(ledger, time.time(), finished_since=0 if options.all or options.json else time.time() - 600)
+    now = time.time()
+    since = 0 if options.all or options.json else now - 600
+    jobs = status.snapshots(_ledger(options), now, finished_since=since, recount=options.recount)
     for job in jobs:
-        job["conserved"] = progress.conserved(job["counts"])
-        if options.recount:
-            job["conserved"] &= status.count_again(ledger, job["job"]) == job["counts"]
+        counts = job["counts"]
+        job["conserved"] = progress.conserved(counts) and job.get("recounted", counts) == counts
     if options.json:
         # The counts stand beside the job's name as well: short for `status.yml` and jq.
         print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))

@@ -189,14 +189,10 @@ def test_options_override_the_job_file(broker: FakeBroker, job_file: Path) -> No
     assert admission.job.seeds == ()  # they travel once
 
 
-def test_retry_wait_is_part_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, Any]] = []
-    monkeypatch.setattr(seed.Job, "checked", lambda fields, _: given.append(fields) or Job(name="j"))
-    monkeypatch.setattr(seed, "_send", lambda *_: 0)
-    assert seed.main([f"{SITE}/", "--retry-wait", "90"]) == 0
+def test_retry_wait_is_part_of_the_job(broker: FakeBroker) -> None:
     assert seed.main([f"{SITE}/"]) == 0
-    assert given[0]["retry_wait"] == 90
-    assert "retry_wait" not in given[1]
+    assert seed.main([f"{SITE}/", "--retry-wait", "90"]) == 0
+    assert [admission.job.retry_wait for admission in broker.admissions] == [3600, 90]
 
 
 def test_scope_prefix_means_the_seeds_folders(broker: FakeBroker, job_file: Path) -> None:
