@@ -28,7 +28,7 @@ from crawler import fields, progress, settings, urls
 from crawler.frontier import export, orders, status
 from crawler.frontier.ledger import Ledger
 
-console = Console()
+console = progress.standard_output()
 
 
 def main(arguments: list[str] | None = None) -> None:

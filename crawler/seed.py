@@ -343,7 +343,7 @@ def _watch(name: str, seeding: str, snapshots: Iterable[list[dict[str, Any]]], o
 def _conclude(snapshot: dict[str, Any], options: argparse.Namespace) -> int:
     """Print the outcome, and write --summary; 0 if the job is done."""
     for table in progress.summary(snapshot):
-        Console().print(table)
+        progress.standard_output().print(table)
     if options.summary:
         options.summary.write_text(json.dumps(snapshot, indent=2) + "\n")
     if snapshot["state"] == "done":

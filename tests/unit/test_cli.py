@@ -84,7 +84,7 @@ def waiting(ledger: Ledger, site: Site) -> Site:
 
 
 @pytest.mark.usefixtures("crawled")
-def test_status(crawler: Crawler, ledger: Ledger) -> None:
+def test_status(crawler: Crawler) -> None:
     status, out = crawler("status")
     assert status == 0
     assert "j: done" in out
