@@ -28,7 +28,7 @@ from crawler import fields, progress, settings, urls
 from crawler.frontier import export, orders, status
 from crawler.frontier.ledger import Ledger
 
-console = Console()
+console = progress.standard_output()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,12 +108,12 @@ def _say(*lines: str) -> None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    ledger = _ledger(options)
-    jobs = status.snapshots(ledger, time.time(), finished_since=0 if options.all or options.json else time.time() - 600)
+    now = time.time()
+    since = 0 if options.all or options.json else now - 600
+    jobs = status.snapshots(_ledger(options), now, finished_since=since, recount=options.recount)
     for job in jobs:
-        job["conserved"] = progress.conserved(job["counts"])
-        if options.recount:
-            job["conserved"] &= status.count_again(ledger, job["job"]) == job["counts"]
+        counts = job["counts"]
+        job["conserved"] = progress.conserved(counts) and job.get("recounted", counts) == counts
     if options.json:
         # The counts stand beside the job's name as well: short for `status.yml` and jq.
         print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))
@@ -122,8 +122,8 @@ def _status(options: argparse.Namespace) -> int:
     for job in () if options.json else jobs:
         for table in progress.summary(job):
             console.print(table)
-        if job.get("reason"):
-            _say(f"{job['state']}: {job['reason']}")
+        if job.get("broken"):
+            _say(f"broken: {job['broken']}")
         _say(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}", "")
     return 0 if all(job["conserved"] for job in jobs) else 1
 

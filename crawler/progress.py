@@ -8,6 +8,7 @@ pattern such as `[/a](` is not taken for rich's markup.
 from __future__ import annotations
 
 import re
+import sys
 import time
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
+WIDTH = 160
+"""Of tables, in characters, where there is no terminal."""
 LOG_SECONDS = 5.0
 """Between two lines, where there is no terminal to draw a bar on."""
 
@@ -28,6 +31,11 @@ _UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u206
 def printable(text: object) -> str:
     r"""`text` on one line, with each character that would control the terminal written as an escape: ESC as `\x1b`."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def standard_output() -> Console:
+    """Standard output; where it is no terminal, wide enough for tables of long host names."""
+    return Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
 
 def say(console: Console, *lines: object, style: str = "") -> None:
@@ -72,6 +80,8 @@ class Watch:
             f"{counts['done']:,} pages, {snapshot['rate']:g}/s, {counts['failed']:,} failed, "
             f"{counts['excluded']:,} excluded, {counts['queued'] + counts['leased']:,} to go"
         )
+        if waiting := snapshot.get("waiting"):
+            numbers += f" ({waiting:,} wait for another attempt)"
         self._bar.update(
             self._task,
             description=title,
@@ -87,10 +97,13 @@ class Watch:
 
 
 def table(title: str, names: tuple[str, ...], numbers: tuple[str, ...]) -> Table:
-    """An empty table with a column for each of `names`, and one, to the right, for each of `numbers`."""
-    made = Table(*names, *numbers, title=Text(printable(title)) if title else None, title_justify="left")
-    for column in made.columns[len(names) :]:
-        column.justify = "right"
+    """An empty table with a column for each of `names`, and one, to the right, for each of `numbers`. Where it is too
+    wide, names are folded; numbers are neither folded nor cut."""
+    made = Table(title=Text(printable(title)) if title else None, title_justify="left")
+    for name in names:
+        made.add_column(name, overflow="fold")
+    for name in numbers:
+        made.add_column(name, justify="right", no_wrap=True)
     return made
 
 

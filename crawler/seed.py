@@ -315,7 +315,7 @@ def _watch(name: str, seeding: str, snapshots: Iterable[list[dict[str, Any]]], o
     """Show the job's progress until it ends with this `seeding` in it. A snapshot that does not know the seeding as
     complete tells of the time before: of an earlier run, or of the first of its messages."""
     deadline = time.monotonic() + options.timeout if options.timeout else float("inf")
-    told = False
+    arrived = told = False
     with progress.Watch(console) as watch:
         for jobs in snapshots:
             for snapshot in jobs:
@@ -328,7 +328,8 @@ def _watch(name: str, seeding: str, snapshots: Iterable[list[dict[str, Any]]], o
                         "This fleet's frontier is of an older release, which does not say when a seeding has arrived: "
                         "progress is shown until Ctrl-C. To upgrade it: ansible-playbook deploy.yml",
                     )
-                arrived = snapshot.get("seedings", {}).get(seeding, False)
+                # Once known, it stays so: a snapshot names only the newest seedings of a job.
+                arrived = arrived or snapshot.get("seedings", {}).get(seeding, False)
                 if arrived or snapshot["state"] == "running":
                     watch.show(snapshot)
                 if arrived and snapshot["state"] != "running":
@@ -342,13 +343,18 @@ def _watch(name: str, seeding: str, snapshots: Iterable[list[dict[str, Any]]], o
 def _conclude(snapshot: dict[str, Any], options: argparse.Namespace) -> int:
     """Print the outcome, and write --summary; 0 if the job is done."""
     for table in progress.summary(snapshot):
-        Console().print(table)
+        progress.standard_output().print(table)
     if options.summary:
         options.summary.write_text(json.dumps(snapshot, indent=2) + "\n")
     if snapshot["state"] == "done":
         return 0
-    reason = f": {snapshot['reason']}" if snapshot.get("reason") else ""
-    remedy = "; to go on: crawler resume" if snapshot["state"] in ("paused", "cancelled") and not options.local else ""
+    reason = f": {snapshot['broken']}" if snapshot.get("broken") else ""
+    remedies = {
+        "running": "; the same command goes on with it",
+        "paused": "; `crawler resume` lets it go on",
+        "cancelled": "; `crawler resume` lets it go on",
+    }
+    remedy = remedies.get(snapshot["state"], "")
     progress.say(console, f"job {snapshot['job']} is {snapshot['state']}{reason}{remedy}", style="red")
     return 1
 

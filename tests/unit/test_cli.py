@@ -84,7 +84,7 @@ def waiting(ledger: Ledger, site: Site) -> Site:
 
 
 @pytest.mark.usefixtures("crawled")
-def test_status(crawler: Crawler, ledger: Ledger) -> None:
+def test_status(crawler: Crawler) -> None:
     status, out = crawler("status")
     assert status == 0
     assert "j: done" in out
@@ -94,11 +94,21 @@ def test_status(crawler: Crawler, ledger: Ledger) -> None:
     assert (job["done"], job["failed"], job["discovered"]) == (2, 1, 3)
     assert job["counts"]["done"] == 2
 
+
+def test_status_sees_counts_that_do_not_add_up(crawler: Crawler, crawled: Site, ledger: Ledger) -> None:
+    one = schema.urls.c.url == f"{crawled.url}/page"
     with ledger.engine.begin() as tx:
-        tx.execute(schema.host_queues.update().values(done=schema.host_queues.c.done + 41))
+        assert tx.execute(schema.urls.update().where(one).values(state="excluded")).rowcount == 1
+    assert crawler("status")[0] == 0  # the counts add up, but are not true:
     status, out = crawler("status", "--recount")
     assert status == 1
     assert "DO NOT ADD UP" in out
+    with ledger.engine.begin() as tx:
+        tx.execute(schema.host_queues.update().values(done=schema.host_queues.c.done + 41))
+    status, out = crawler("status")
+    assert status == 1
+    assert "DO NOT ADD UP" in out
+    assert json.loads(crawler("status", "--json")[1])["jobs"][0]["conserved"] is False
 
 
 def test_status_shows_finished_jobs_for_ten_minutes_or_with_all(
@@ -157,6 +167,17 @@ def test_audit_shows_each_request(crawler: Crawler, crawled: Site) -> None:
     assert f"{crawled.url}/robots.txt: 404 at 20" in out
     assert len(crawler.json("audit", crawled.host)["requests"]) == 4
     assert "never asked anything" in str(crawler("audit", "never.test")[0])
+
+
+@pytest.mark.usefixtures("waiting")
+def test_audit_finds_the_shortest_rest(crawler: Crawler, ledger: Ledger, site: Site) -> None:
+    """From the end of one request to the beginning of the next."""
+    known = {"host": site.host, "url": f"{site.url}/1", "job_id": 1, "worker": "w", "release": "r", "seconds": 0.25}
+    with ledger.engine.begin() as tx:
+        tx.execute(schema.requests.insert(), [{**known, "at": at, "status": 200} for at in (10.0, 13.0, 14.0, 19.0)])
+    out = crawler("audit", site.host)[1]
+    assert [line.split()[4] for line in out.splitlines() if " of rest " in line] == ["2.75", "0.75", "4.75"]
+    assert "4 requests, shortest rest between two: 0.750 s" in out
 
 
 def test_a_reason_in_the_audit_steers_no_terminal(crawler: Crawler, crawled: Site, ledger: Ledger) -> None:

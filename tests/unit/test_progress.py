@@ -31,7 +31,7 @@ def snapshot(state: str = "running", host: str = "a.test", worker: str = "worker
 
 
 def console(terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), width=150, force_terminal=terminal, color_system=None, legacy_windows=False)
+    return Console(file=io.StringIO(), width=200, force_terminal=terminal, color_system=None, legacy_windows=False)
 
 
 def written(to: Console) -> str:
@@ -98,6 +98,23 @@ def test_the_summary_adds_up() -> None:
     assert ["worker-1@h", "1,234", "3.25"] in cells
 
 
+def test_nothing_in_the_summary_of_a_large_crawl_is_cut() -> None:
+    """Eighty columns are what a terminal has at least."""
+    host = "documentation.some-university.example.org:8443"
+    out = Console(file=io.StringIO(), width=80)
+    for table in progress.summary(snapshot(host=host, worker=host, done=9_234_567, queued=8_000_000, failed=1_000_001)):
+        out.print(table)
+    text = written(out)
+    assert text.count("18,234,568") == text.count("9,234,567") - 1 == text.count("1,000,001") == 2
+    assert "…" not in text
+    assert "".join(line.split("│")[1].strip() for line in text.splitlines() if line.count("│") == 8).startswith(host)
+
+
+def test_without_a_terminal_tables_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress.sys, "stdout", io.StringIO())
+    assert progress.standard_output().width == progress.WIDTH
+
+
 def test_a_log_gets_a_line_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
@@ -114,10 +131,10 @@ def test_a_log_gets_a_line_now_and_then_and_at_the_end(monkeypatch: pytest.Monke
 def test_a_terminal_gets_a_bar() -> None:
     out = console(terminal=True)
     with progress.Watch(out) as watch:
-        watch.show(snapshot(done=3, queued=1) | {"job": "[/a](" + CLEAR})
+        watch.show(snapshot(done=3, failed=2, excluded=1, queued=1, leased=1) | {"job": "[/a](" + CLEAR, "waiting": 1})
     text = written(out)
     assert r"[/a](\x1b[2J\x1b]0;owned\x07 (running)" in text
-    assert "3 pages, 12.5/s" in text
+    assert "3 pages, 12.5/s, 2 failed, 1 excluded, 2 to go (1 wait for another attempt)" in text
     assert "75%" in text
 
 

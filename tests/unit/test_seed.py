@@ -6,8 +6,10 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,14 +189,10 @@ def test_options_override_the_job_file(broker: FakeBroker, job_file: Path) -> No
     assert admission.job.seeds == ()  # they travel once
 
 
-def test_retry_wait_is_part_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[dict[str, Any]] = []
-    monkeypatch.setattr(seed.Job, "checked", lambda fields, _: given.append(fields) or Job(name="j"))
-    monkeypatch.setattr(seed, "_send", lambda *_: 0)
-    assert seed.main([f"{SITE}/", "--retry-wait", "90"]) == 0
+def test_retry_wait_is_part_of_the_job(broker: FakeBroker) -> None:
     assert seed.main([f"{SITE}/"]) == 0
-    assert given[0]["retry_wait"] == 90
-    assert "retry_wait" not in given[1]
+    assert seed.main([f"{SITE}/", "--retry-wait", "90"]) == 0
+    assert [admission.job.retry_wait for admission in broker.admissions] == [3600, 90]
 
 
 def test_scope_prefix_means_the_seeds_folders(broker: FakeBroker, job_file: Path) -> None:
@@ -239,6 +237,7 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_sent(
         ("scope: {kind: prefix}", "kind 'prefix' needs 'prefixes'"),
         ("scope: {deny: ['[/a](']}", r"job.yml: scope.deny.0: Value error, '[/a](' is no regular expression"),
         ("extract: {title: {}}", "job.yml: extract"),
+        ("extract: {price: {css: 'p['}}", "job.yml: extract.price.css: 'p[' is no CSS selector"),
         ("[", "job.yml: "),
     ],
 )
@@ -387,7 +386,7 @@ def test_watch_does_not_take_the_end_of_an_earlier_run_for_its_own(
             of("cancelled", {"earlier": True}, done=1111),
             of("done", {"earlier": True, "OURS": False}, done=1111),
             of("running", {"earlier": True, "OURS": True}, done=1111, queued=1),
-            of("done", {"earlier": True, "OURS": True}, done=2222),
+            of("done", {"later": True}, done=2222),  # only the newest seedings are named
             options=("--summary", str(tmp_path / "summary.json")),
         )
         == 0
@@ -395,6 +394,7 @@ def test_watch_does_not_take_the_end_of_an_earlier_run_for_its_own(
     shown = capsys.readouterr()
     assert "2,222" in shown.out
     assert "1,111" not in shown.out
+    assert "another" not in shown.err
     assert json.loads((tmp_path / "summary.json").read_text())["counts"]["done"] == 2222
 
 
@@ -402,7 +402,7 @@ def test_watch_does_not_take_the_end_of_an_earlier_run_for_its_own(
 def test_watch_of_a_job_that_does_not_go_on_says_why(
     broker: FakeBroker, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
-    ended = of(state, {"OURS": True}, done=3) | {"reason": "spec: \x1b[31m[/a]("}
+    ended = of(state, {"OURS": True}, done=3) | {"broken": "spec: \x1b[31m[/a]("}
     assert watched(broker, of("running", {"OURS": True}), ended) == 1
     assert rf"job j is {state}: spec: \x1b[31m[/a](" in capsys.readouterr().err
 
@@ -442,9 +442,9 @@ def test_a_broker_that_goes_away_while_watching_takes_nothing_back(
 # --- --local ----------------------------------------------------------------------------------------------------------
 
 
-def crawled_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def crawled_here(folder: Path, *arguments: str, delay: float = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(ROOT / "crawler/seed.py"), *arguments, "--local", "--delay", "0"],
+        [sys.executable, str(ROOT / "crawler/seed.py"), *arguments, "--local", "--delay", str(delay)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -470,6 +470,25 @@ def test_the_same_command_goes_on_where_it_was(site: Site, tmp_path: Path) -> No
     assert len(site.paths) == 8  # nothing was asked twice
     assert crawled_here(tmp_path, site.url, "--name", "anew").returncode == 0
     assert len(site.paths) == 16
+
+
+def test_a_crawl_that_was_interrupted_goes_on(site: Site, tmp_path: Path) -> None:
+    site.tree(12)
+    command = [sys.executable, str(ROOT / "crawler/seed.py"), site.url, "--local", "--delay", "0.3"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while len(site.paths) < 4:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "is running; the same command goes on with it" in told
+    assert len(site.paths) < 13
+    again = crawled_here(tmp_path, site.url, delay=0.3)
+    assert again.returncode == 0
+    assert "known, goes on" in again.stderr
+    assert sorted(site.paths) == sorted(["/robots.txt", *site.pages])  # each page once, over both runs
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -296,6 +297,19 @@ def test_where(where: str, chosen: list[dict[str, Any]] | None, filled: Ledger) 
     with filled.engine.connect() as connection:
         assert {row.url for row in connection.execute(query)} == {row["url"] for row in chosen}
     query.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]
+
+
+def test_times_are_utc_wherever_one_sits(filled: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        query = sa.select(schema.urls.c.url).where(*conditions("fetched_at<2026-09-21T14:13:21"))
+        with filled.engine.connect() as connection:
+            assert len(connection.execute(query).all()) == 2
+        assert b"2026-09-21T14:13:20.250Z" in written("csv", ALL).getvalue()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(
