@@ -23,6 +23,7 @@ from pydantic import (
     PlainSerializer,
     PlainValidator,
     TypeAdapter,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -33,7 +34,7 @@ _REFERENCE = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[A-Za-z_][A-Za-z
 class Rule(BaseModel):
     """How one field is found."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     css: str
     """Selector, as in browsers."""
@@ -72,7 +73,7 @@ _NAME = Annotated[str, Field(min_length=1, max_length=100)]
 _RULES: TypeAdapter[dict[str, Rule]] = TypeAdapter(dict[_NAME, Rule])
 
 
-def _read(given: object) -> str | tuple[tuple[str, Rule], ...]:
+def _read(given: object, info: ValidationInfo) -> str | tuple[tuple[str, Rule], ...]:
     if isinstance(given, str):
         if not _REFERENCE.fullmatch(given):
             raise ValueError(
@@ -84,7 +85,9 @@ def _read(given: object) -> str | tuple[tuple[str, Rule], ...]:
         given = dict(given)
     if not isinstance(given, Mapping) or not given:
         raise ValueError("a mapping of field names to CSS selectors, such as {title: h1}, or 'module:function'")
-    return tuple(_RULES.validate_python(given).items())
+    # Unknown keys of a rule: as of the job itself, see job.Job.
+    extra = (info.context or {}).get("extra", "ignore")
+    return tuple(_RULES.validate_python(given, extra=extra).items())
 
 
 def _write(spec: str | tuple[tuple[str, Rule], ...]) -> str | dict[str, Any]:

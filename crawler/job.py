@@ -24,8 +24,8 @@ TRACKING = (
     "cftoken",
     r"sid=(?=.*\d)(?=.*[a-z])[0-9a-z]{24,}",
 )
-"""Tracking parameters and session ids. `sid` is one only where its value looks like a session's hash: elsewhere it is the
-number of a story (Slashcode, PHP-Nuke)."""
+"""Tracking parameters and session ids. `sid` is one only where its value looks like a session's hash: elsewhere it is
+the number of a story (Slashcode, PHP-Nuke)."""
 MAX_CHAIN = 200
 """Links from a seed beyond which even a job without a depth limit does not go: no site is that deep, but a calendar's
 "next month" is."""
@@ -58,7 +58,7 @@ Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regex)]
 class Scope(BaseModel):
     """Which discovered URLs belong to the job."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     kind: Literal["host", "domain", "prefix", "any"] = "host"
     """`host`: the page's own host; `domain`: its registrable domain; `prefix`: below one of `prefixes`; `any`: all."""
@@ -121,9 +121,13 @@ def _seconds(value: object) -> object:
 
 
 class Job(BaseModel):
-    """Everything a worker has to know to crawl for a job; it travels with every batch."""
+    """Everything a worker has to know to crawl for a job; it travels with every batch.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Fields that this release does not know are ignored when a job is read from the ledger or from a message, so that old
+    and new releases can work side by side; where a person hands a job over (`checked`) they are errors.
+    """
+
+    model_config = ConfigDict(frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     seeds: tuple[str, ...] = ()
@@ -155,8 +159,10 @@ class Job(BaseModel):
     """Leave out URLs that look like one of endlessly many (urls.trap), and chains of more than MAX_CHAIN links."""
     sitemaps: bool = False
     """Crawl what robots.txt's Sitemap lines lead to as well."""
-    max_attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 5
     """Fetches of one URL before it is failed."""
+    retry_wait: Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=86400)] = 3600.0
+    """Longest wait between two attempts at one URL: seconds, or '10m', '1h'. The waits are 30 s, 3 min, 18 min, 1 h."""
     extract: fields.Spec | None = None
     """What to take from every page: see fields.py."""
     archive: Literal["warc", "none"] = "warc"
@@ -177,7 +183,7 @@ class Job(BaseModel):
     def checked(cls, given: dict[str, object], origin: str) -> Job:
         """A job of plain values. Raises JobError naming `origin` and each wrong field."""
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(given, extra="forbid", context={"extra": "forbid"})
         except ValidationError as error:
             lines = [
                 f"{origin}: {'.'.join(str(part) for part in problem['loc']) or 'job'}: {problem['msg']}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from gevent.event import Event
 from gevent.pool import Pool
-from gevent.queue import Empty, Queue
+from gevent.queue import Channel, Empty
 
 from crawler import settings
 from crawler.frontier import status, tidy
@@ -22,7 +22,7 @@ from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
-from crawler.worker.memory import release_memory
+from crawler.worker.memory import PLACES_OF_PROCESS, release_memory
 
 CONCURRENCY = 50
 """Hosts crawled at once, unless another number is given."""
@@ -49,13 +49,18 @@ def crawl(
     for admission in admissions:
         name = admission.job.name
         admit(ledger, admission, time.time())
-    pool, reports, known, active = Pool(workers), Queue(), KnownLinks(), ActiveBatches()
+    pool, reports, known, active = Pool(workers), Channel(), KnownLinks(), ActiveBatches()
 
     def run(batch: Batch) -> None:
-        with Client(settings.user_agent()) as client, active.batch(batch.lease) as told:
-            reports.put(fetch_batch(batch, client, told, worker=WORKER, known_links=known, archive=archive))
+        with PLACES_OF_PROCESS.share() as share:
+            with Client(settings.user_agent()) as client, active.batch(batch.lease) as told:
+                report = fetch_batch(
+                    batch, client, told, worker=WORKER, known_links=known, archive=archive, share=share
+                )
+            reports.put(report)  # waits until it is taken to be recorded
 
     shown = released = 0.0
+    worked = True
     while True:
         now = time.time()
         if stop.is_set():
@@ -65,10 +70,12 @@ def crawl(
             for batch in lease(ledger, room, now):
                 pool.spawn(run, batch)
         for report in _arrived(reports):
+            worked = True
             record(ledger, report, time.time())
             known.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
-        if now - shown >= 1.0 or not pool or finished:
+        if now - shown >= 1.0 or (worked and not pool) or finished:
+            worked = bool(pool)
             status.sample(ledger, now)
             tidy.tidy(ledger, now)
             active.recall(tidy.recalled(ledger))
@@ -82,7 +89,7 @@ def crawl(
                 return snapshot
 
 
-def _arrived(reports: Queue, patience: float = 0.1) -> Iterable[Report]:
+def _arrived(reports: Channel, patience: float = 0.1) -> Iterable[Report]:
     """The reports that are there; waits for the first."""
     try:
         yield reports.get(timeout=patience)

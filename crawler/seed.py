@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    # Run as a script from a checkout: this folder must not shadow other modules, its parent must be importable, and the
-    # packages are in .venv, whether activated or not.
+    # Run as a script from a checkout. This folder must not shadow other modules; its parent has the package; and the
+    # packages we need are in .venv, whether activated or not.
     root = Path(__file__).resolve().parent.parent
     sys.path[0] = str(root)
     venv = root / ".venv"
@@ -23,6 +23,10 @@ if __name__ == "__main__":
         os.execv(  # noqa: S606
             venv / "bin" / "python", [str(venv / "bin" / "python"), *sys.argv]
         )
+    import importlib.util
+
+    if importlib.util.find_spec("gevent") is None:
+        sys.exit("seed.py needs the packages that this makes: make .venv/ready")
     if "--local" in sys.argv:
         from gevent import monkey
 

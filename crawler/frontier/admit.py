@@ -6,9 +6,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler.frontier import links, moves, orders, politeness
-from crawler.frontier.ledger import Ledger
+from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of, spec_of
 from crawler.frontier.schema import jobs, seedings, urls
-from crawler.messages import Admission, Link
+from crawler.job import Job
+from crawler.messages import Admission, Cause, Link
 
 
 def admit(ledger: Ledger, admission: Admission, now: float) -> int:
@@ -19,7 +20,13 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
             return 0
         found = moves.none_yet()
         new = links.insert(
-            ledger, tx, job_id, [Link(url=url, depth=0, seed=True) for url in admission.urls], found, now
+            ledger,
+            tx,
+            job_id,
+            admission.job,
+            [Link(url=url, depth=0, seed=True) for url in admission.urls],
+            found,
+            now,
         )
         moves.apply(ledger, tx, found, now)
         # Whoever hands over URLs of a host that was given up wants it to be tried again.
@@ -30,19 +37,30 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
 def _job_id(ledger: Ledger, tx: Connection, admission: Admission, now: float) -> int:
     """The admission's job, made or brought up to its description, and running again if it had ended."""
     job = admission.job
-    spec = job.model_dump_json()
+    spec = spec_of(job)
     before = tx.execute(sa.select(jobs).where(jobs.c.name == job.name)).first()
     job_id = _describe(ledger, tx, job.name, spec, now)
     if before is None:
         return job_id
     if before.state == "cancelled" and not _began(tx, job_id, admission.seeding):  # so this seeding is the later order
         orders.resume(ledger, tx, job_id, now)
-    if before.spec != spec:
+    if not _says(before.spec, job):
         # The latest description counts: with wider limits the job goes on from where the narrower ones stopped it.
-        held = urls.c.reason.in_(("max_pages reached", "max_pages_per_host reached"))
-        moves.move(ledger, tx, sa.and_(urls.c.job_id == job_id, held), "excluded", "queued", None, now)
-        links.judge_again(ledger, tx, job_id, job, now)
+        here = urls.c.job_id == job_id
+        held = sa.and_(here, moves.caused(Cause.MAX_PAGES, Cause.MAX_PAGES_PER_HOST))
+        moves.queue_again(ledger, tx, held, "excluded", now)
+        if job.depth is not None:
+            moves.queue_again(ledger, tx, sa.and_(here, moves.UNEXPANDED), "done", now)
+        links.judge_again(ledger, tx, job_id, job_of(spec, before.prefixes), now)
     return job_id
+
+
+def _says(spec: str, job: Job) -> bool:
+    """Whether a `jobs.spec` describes this job, in whatever words."""
+    try:
+        return job_of(spec) == job
+    except UnreadableJobError:
+        return False
 
 
 def _describe(ledger: Ledger, tx: Connection, name: str, spec: str, now: float) -> int:
@@ -56,6 +74,7 @@ def _describe(ledger: Ledger, tx: Connection, name: str, spec: str, now: float) 
             index_elements=["name"],
             set_={
                 "spec": spec,
+                "broken": None,
                 "state": sa.case((jobs.c.state == "done", "running"), else_=jobs.c.state),
                 "finished_at": sa.case((jobs.c.state == "cancelled", jobs.c.finished_at)),
             },

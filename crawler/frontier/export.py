@@ -1,11 +1,12 @@
-"""What the ledger knows of a job's URLs, as JSON lines, CSV or Parquet, of any number in constant memory.
+"""A job's URLs and what became of them, written as JSON lines, CSV or Parquet, in constant memory.
 
-`--where` chooses among them, each condition a column, an operator and a value, joined by `and`:
+`--where` chooses among the URLs. Each condition is a column, an operator and a value; they are joined by `and`:
 
     state=done and status>=200 and status<300
     state=failed,excluded and host=example.org          a comma: any of these
     url~'/blog/.*[.]html$' and fetched_at>=2026-11-01   ~: the regular expression is found in it; !~: it is not
-    extract_error!=                                     no value: not known; here, so, pages whose extractor failed
+    extract_error!=                                     without a value, = is unknown and != is known: pages whose
+                                                        extractor failed
 
 In CSV, a text that a spreadsheet would run as a formula (it begins with = + - @, a tab or a line break) is preceded by
 an apostrophe. JSON lines and Parquet carry every text as it is.
@@ -41,6 +42,7 @@ COLUMNS = {
     "state": "state",
     "status": "status",
     "reason": "reason",
+    "cause": "cause",
     "fetched_at": "fetched_at",
     "depth": "depth",
     "referrer": "found_on",
@@ -140,7 +142,9 @@ def _jsonl(chunks: Iterator[list[Row]], stream: BinaryIO, _: Sequence[str]) -> N
 def _csv(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) -> None:
     text = io.TextIOWrapper(stream, "utf-8", "replace", newline="", write_through=True)
     try:
-        writer = csv.DictWriter(text, _header(names), lineterminator="\n")
+        # Lines end with CRLF (RFC 4180): with another end, Python 3.11 would leave a lone CR or LF in a text unquoted,
+        # and readers would take what follows it for a new row.
+        writer = csv.DictWriter(text, _header(names), lineterminator="\r\n")
         writer.writeheader()
         for chunk in chunks:
             for row in chunk:

@@ -28,10 +28,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
-from crawler.frontier.schema import metadata
+from crawler.frontier.schema import OUTDATED_INDEXES, STATES, host_queues, metadata
 from crawler.job import Job
 
 
@@ -71,6 +72,10 @@ class Ledger:
                     if column.name not in known[table.name]:
                         definition = sa.schema.CreateColumn(column).compile(dialect=self.engine.dialect)
                         tx.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {definition}"))
+            if "host_queues" in known and "discovered" not in known["host_queues"]:
+                tx.execute(host_queues.update().values(discovered=sum(host_queues.c[state] for state in STATES)))
+            for name in OUTDATED_INDEXES:
+                tx.execute(sa.text(f"DROP INDEX IF EXISTS {name}"))
             metadata.create_all(tx)
             for table in metadata.sorted_tables:
                 for index in table.indexes:
@@ -79,6 +84,17 @@ class Ledger:
             return known != {
                 name: {column["name"] for column in after.get_columns(name)} for name in after.get_table_names()
             }
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction for reading, whose statements all see the ledger at one moment."""
+        with self.engine.connect() as connection:
+            if self._postgresql:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                if not self._postgresql:
+                    connection.exec_driver_sql("BEGIN")  # sqlite3 itself begins only before the first change
+                yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -113,7 +129,27 @@ class Ledger:
         ).subquery("given")
 
 
+class UnreadableJobError(ValueError):
+    """A row of `jobs` that this release cannot read; the message says why."""
+
+
 @functools.lru_cache(maxsize=256)
-def job_of(spec: str) -> Job:
-    """The job in a `jobs.spec`."""
-    return Job.model_validate_json(spec)
+def job_of(spec: str, prefixes: str | None = None) -> Job:
+    """The job in a `jobs.spec`, its scope widened by a `jobs.prefixes`. Raises UnreadableJobError."""
+    try:
+        job = Job.model_validate_json(spec)
+        more = tuple(map(str, json.loads(prefixes or "[]")))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "all of it"
+        raise UnreadableJobError(f"its description cannot be read: {where}: {problem['msg']}") from None
+    except (ValueError, TypeError) as error:
+        raise UnreadableJobError(f"its prefixes cannot be read: {error}") from None
+    if not more:
+        return job
+    return job.model_copy(update={"scope": job.scope.model_copy(update={"prefixes": (*job.scope.prefixes, *more)})})
+
+
+def spec_of(job: Job) -> str:
+    """A `jobs.spec`: what differs from the defaults, so that a release that knows fewer fields can read it."""
+    return job.model_dump_json(exclude_defaults=True)

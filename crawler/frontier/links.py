@@ -1,4 +1,9 @@
-"""What was found: new URLs are inserted, known ones may be wanted after all, or be nearer to a seed than was known."""
+"""What was found: unknown URLs are inserted; known ones may be wanted after all, or be nearer to a seed than was known.
+
+Depth is exact without waiting for levels: a page that was fetched, and is met later on a shorter path, is queued once
+more and fetched again, so that its links are followed from there. Keeping every page's links would save that request:
+see COST.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +19,23 @@ from crawler.frontier.ledger import Ledger
 from crawler.frontier.moves import Moves
 from crawler.frontier.schema import urls
 from crawler.job import Job
-from crawler.messages import Link
+from crawler.messages import Cause, Link
 
 KEY = ("job_id", "host", "url")
 PATH = ("depth", "hops", "nested", "sitemap", "seed", "found_on")
 """The columns that say on which path a URL was found."""
-_KEPT_OUT = sa.and_(
-    urls.c.state == "excluded",
-    sa.or_(urls.c.reason == "depth", urls.c.reason.startswith("scope:"), urls.c.reason.startswith("trap:")),
-)
+FOLLOWED = (Cause.REDIRECT, Cause.SITEMAP)
+"""Causes of URLs that are excluded as no pages, and whose links were followed all the same."""
+_KEPT_OUT = counted.caused(Cause.DEPTH, Cause.SCOPE, Cause.TRAP)
 """What was never asked for, because the path on which it was found led out of the job's limits."""
 
 
-def insert(ledger: Ledger, tx: Connection, job_id: int, links: Iterable[Link], moves: Moves, now: float) -> int:
+def insert(
+    ledger: Ledger, tx: Connection, job_id: int, job: Job, links: Iterable[Link], moves: Moves, now: float
+) -> int:
     """Insert unknown links, noting them in `moves`. A known excluded URL reached by an allowed path becomes queued; a
-    queued one takes the smaller depth. Returns rows inserted plus rows queued again.
+    queued one takes the smaller depth; one that was fetched from further away, in a job with `depth`, becomes queued.
+    Returns rows inserted plus rows queued again.
 
     Idempotent: a second time everything is known. Rows are inserted, and locked, in the order of their key.
     """
@@ -38,6 +45,7 @@ def insert(ledger: Ledger, tx: Connection, job_id: int, links: Iterable[Link], m
             "url": link.url,
             "state": "excluded" if link.excluded else "queued",
             "reason": link.excluded,
+            "cause": link.cause,
             **{name: getattr(link, name) for name in PATH},
         }
         for link in links
@@ -52,41 +60,72 @@ def insert(ledger: Ledger, tx: Connection, job_id: int, links: Iterable[Link], m
     )
     new = 0
     for host, state in tx.execute(inserted):
-        moves[job_id, host][state] += 1
+        moves[job_id, host].update({state: 1, "discovered": 1})
         new += 1
     if new < len(ordered) and (wanted := [row for row in ordered if row["state"] == "queued"]):
-        new += _bring_nearer(ledger, tx, job_id, wanted, moves)
+        new += _bring_nearer(ledger, tx, job_id, job, wanted, moves)
     return new
 
 
-def _bring_nearer(ledger: Ledger, tx: Connection, job_id: int, wanted: list[dict[str, Any]], moves: Moves) -> int:
-    """Queue those of the `wanted` that had been kept out, and let those queued have the shorter path; returns how many
-    were kept out. Finds rows by primary key, and locks them in its order before it changes them."""
+def _bring_nearer(
+    ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[dict[str, Any]], moves: Moves
+) -> int:
+    """Give known URLs the shorter path of `wanted`, and queue those that must be fetched; returns how many that are."""
+    again, moved = [], []
+    for row in _met(ledger, tx, job_id, job, wanted):
+        counts = moves[job_id, row.host]
+        if row.kept_out or row.state == "done" or (row.state == "excluded" and row.cause in FOLLOWED):
+            again.append((row.host, row.url))
+            counts.update({row.state: -1, "queued": 1, "again": int(row.state == "done")})
+        else:
+            moved.append((row.host, row.url))
+    by_key = {(row["host"], row["url"]): {**row, "job_id": job_id} for row in wanted}
+    afresh: dict[str, Any] = {"etag": None, "last_modified": None} if job.depth is not None else {}
+    if again:
+        queued = {"state": "queued", "reason": None, "cause": None, "attempts": 0, "not_before": None, "lease": None}
+        was_done = {"was_done": urls.c.state == "done"}
+        _take_path(ledger, tx, [by_key[key] for key in again], {**queued, **was_done, **afresh})
+    if moved:
+        _take_path(ledger, tx, [by_key[key] for key in moved], afresh)
+    return len(again)
 
-    def given_of(rows: list[dict[str, Any]]) -> tuple[Any, sa.ColumnElement[bool]]:
-        given = ledger.given([{**row, "job_id": job_id} for row in rows], *(urls.c[name] for name in (*KEY, *PATH)))
-        return given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY))
 
-    given, here = given_of(wanted)
-    nearer = sa.and_(urls.c.state == "queued", urls.c.depth > given.c.depth)
-    known = tx.execute(
-        sa.select(urls.c.host, urls.c.url, urls.c.state)
-        .join(given, here)
-        .where(sa.or_(_KEPT_OUT, nearer))
-        .order_by(urls.c.host, urls.c.url)
-        .with_for_update(of=urls)
-    ).all()
-    if not known:
-        return 0
-    changed = {(row.host, row.url) for row in known}
-    given, here = given_of([row for row in wanted if (row["host"], row["url"]) in changed])
-    tx.execute(
-        urls.update().where(here).values({name: given.c[name] for name in PATH}).values(state="queued", reason=None)
+def _met(ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[dict[str, Any]]) -> list[Any]:
+    """Those of the `wanted` URLs that were kept out, or known on a longer path only. By primary key; locks them in its
+    order. Without a limit to depth only what is queued can still profit from a shorter path."""
+    given = ledger.given(
+        [{"job_id": job_id, **{name: row[name] for name in ("host", "url", "depth")}} for row in wanted],
+        *(urls.c[name] for name in (*KEY, "depth")),
     )
-    kept_out = [row for row in known if row.state == "excluded"]
-    for row in kept_out:
-        moves[job_id, row.host].update(excluded=-1, queued=1)
-    return len(kept_out)
+    nearer = urls.c.depth > given.c.depth
+    if job.depth is None:
+        nearer = sa.and_(nearer, urls.c.state == "queued")
+    return list(
+        tx.execute(
+            sa.select(
+                urls.c.host,
+                urls.c.url,
+                urls.c.state,
+                urls.c.cause,
+                sa.type_coerce(sa.func.coalesce(_KEPT_OUT, sa.false()), sa.Boolean).label("kept_out"),
+            )
+            .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY)))
+            .where(sa.or_(_KEPT_OUT, nearer))
+            .order_by(urls.c.host, urls.c.url)
+            .with_for_update(of=urls)
+        ).all()
+    )
+
+
+def _take_path(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], values: dict[str, Any]) -> None:
+    """Write the path of `rows`, and `values`. By primary key; _met has locked them.
+
+    Without the validators of its last visit (etag, last_modified) a URL is fetched unconditionally: "not modified"
+    would bring no links.
+    """
+    given = ledger.given(rows, *(urls.c[name] for name in (*KEY, *PATH)))
+    here = sa.and_(*(urls.c[name] == given.c[name] for name in KEY))
+    tx.execute(urls.update().where(here).values({name: given.c[name] for name in PATH}).values(values))
 
 
 def judge_again(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: float) -> None:
@@ -98,7 +137,7 @@ def judge_again(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: floa
         wanted = [row._asdict() for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
         moves = counted.none_yet()
         if wanted:
-            _bring_nearer(ledger, tx, job_id, wanted, moves)
+            _bring_nearer(ledger, tx, job_id, job, wanted, moves)
         counted.apply(ledger, tx, moves, now)
 
 

@@ -1,6 +1,7 @@
 """Changes of state and of the counts that follow them: the one place where `host_queues` counts.
 
-Whoever changes the state of URLs notes it in a `Moves` and hands that to `apply` in the same transaction.
+Whoever changes the state of URLs notes it in a `Moves` and hands that to `apply` in the same transaction. `discovered`
+is counted where rows are inserted and nowhere else, so that it can be compared with the sum of the states.
 """
 
 from __future__ import annotations
@@ -12,10 +13,32 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler.frontier.ledger import Ledger
-from crawler.frontier.schema import STATES, host_queues, hosts, urls
+from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, urls
+from crawler.messages import Cause
 
 Moves = dict[tuple[int, str], Counter[str]]
-"""Changes of the counts: by (job_id, host), by state."""
+"""Changes of the counts: by (job_id, host), by what is counted (schema.COUNTS)."""
+
+_BEFORE_CAUSES: dict[Cause, sa.ColumnElement[bool]] = {
+    Cause.DEPTH: urls.c.reason == "depth",
+    Cause.SCOPE: urls.c.reason.startswith("scope:"),
+    Cause.TRAP: urls.c.reason.startswith("trap:"),
+    Cause.MAX_PAGES: urls.c.reason == "max_pages reached",
+    Cause.MAX_PAGES_PER_HOST: urls.c.reason == "max_pages_per_host reached",
+    Cause.BLOCKED: urls.c.reason == "host blocked",
+    Cause.CANCELLED: urls.c.reason == "job cancelled",
+}
+"""How a release that knew no causes wrote them."""
+
+
+def caused(*causes: Cause) -> sa.ColumnElement[bool]:
+    """Whether a URL is excluded by one of `causes`."""
+    by_text = sa.and_(urls.c.cause.is_(None), sa.or_(*(_BEFORE_CAUSES[cause] for cause in causes)))
+    return sa.and_(urls.c.state == "excluded", sa.or_(urls.c.cause.in_(causes), by_text))
+
+
+UNEXPANDED = sa.and_(urls.c.state == "done", urls.c.depth < urls.c.expanded)
+"""Pages that were met on a shorter path and dropped from the queue before their links were followed from there."""
 
 
 def none_yet() -> Moves:
@@ -23,68 +46,96 @@ def none_yet() -> Moves:
 
 
 def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
-    """Add the changes of state in `moves` to the counts, and make hosts known that have something to crawl.
+    """Add the changes in `moves` to the counts, and make hosts known that have something to crawl.
 
     Locks rows of host_queues, then of hosts, by key. Not idempotent: the transaction that changed the states calls it
     once for each change.
     """
     rows: list[dict[str, Any]] = [
-        {"job_id": job_id, "host": host, **{state: counts[state] for state in STATES}}
+        {"job_id": job_id, "host": host, **{name: counts[name] for name in COUNTS}}
         for (job_id, host), counts in sorted(moves.items())
         if any(counts.values())
     ]
     if not rows:
         return
     statement = ledger.insert_rows(host_queues, rows, next_due=now)
-    added = {state: host_queues.c[state] + statement.excluded[state] for state in STATES}
-    tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "host"], set_=added))
+    changes: dict[str, Any] = {name: host_queues.c[name] + statement.excluded[name] for name in COUNTS}
+    # Where only URLs that wait for their time were left (see lease.py), there is something to do at once.
+    idle = sa.and_(host_queues.c.next_due == host_queues.c.next_wake, statement.excluded.queued > 0)
+    changes["next_due"] = sa.case((idle, statement.excluded.next_due), else_=host_queues.c.next_due)
+    tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "host"], set_=changes))
     to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
     if to_crawl:
         tx.execute(ledger.insert_rows(hosts, to_crawl, next_due=now).on_conflict_do_nothing())
 
 
-def move(
-    ledger: Ledger,
-    tx: Connection,
-    which: sa.ColumnElement[bool],
-    old: str,
-    new: str,
-    reason: str | None,
-    now: float,
-    **columns: Any,
-) -> int:
-    """Bring the URLs among `which` from the state `old` into `new`, counts included; returns how many that were.
+def queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
+    """Queue what is in `state` among `which`, with all attempts before it; returns how many URLs that were.
 
-    Idempotent, as those in `new` are left alone. Locks the URLs as it finds them; `which` should name the job or the
+    Idempotent, as what is queued is left alone. Locks the URLs as it finds them; `which` should name the job or the
     host, by which the primary key finds them.
     """
-    moved = (
+    again = state == "done"
+    queued = (
         urls.update()
-        .where(which, urls.c.state == old)
-        .values(state=new, reason=reason, **columns)
+        .where(which, urls.c.state == state)
+        .values(
+            state="queued", reason=None, cause=None, attempts=0, expiries=0, not_before=None, lease=None, was_done=again
+        )
         .returning(urls.c.job_id, urls.c.host)
     )
     moves = none_yet()
     number = 0
-    for job_id, host in tx.execute(moved):
-        moves[job_id, host].update({old: -1, new: 1})
+    for job_id, host in tx.execute(queued):
+        moves[job_id, host].update({state: -1, "queued": 1, "again": int(again)})
         number += 1
     apply(ledger, tx, moves, now)
     return number
 
 
 def drop_queued(
-    ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, reason: str, now: float
+    ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, cause: Cause, reason: str, now: float
 ) -> int:
-    """Finish what is queued among `which` unfetched; returns how many URLs that were. As `move`."""
-    # A page that was due for another visit has had it: the next one is as far away as ever.
-    looked_at = sa.case((urls.c.fetched_at.is_not(None), now))
-    return move(ledger, tx, which, "queued", state, reason, now, fetched_at=looked_at)
+    """Finish what is queued among `which` unfetched, with `cause` and `reason`; returns how many URLs that were. What
+    has been a page before is a page again.
+
+    Idempotent, and locks, as `queue_again`; index urls_in_queue. `not_before` and `was_done` stay in the row, which
+    tells the counts what it was.
+    """
+    dropped = (
+        urls.update()
+        .where(which, urls.c.state == "queued")
+        .values(
+            state=sa.case((urls.c.was_done, "done"), else_=state),
+            reason=sa.case((urls.c.was_done, sa.null()), else_=reason),
+            cause=sa.case((urls.c.was_done, sa.null()), else_=str(cause)),
+            # A page that was due for another visit has had it: the next one is as far away as ever.
+            fetched_at=sa.case((urls.c.fetched_at.is_not(None), now)),
+            lease=None,
+        )
+        .returning(urls.c.job_id, urls.c.host, urls.c.state, urls.c.was_done, urls.c.not_before)
+    )
+    moves = none_yet()
+    number = 0
+    for job_id, host, became, was_done, not_before in tx.execute(dropped):
+        counts = moves[job_id, host]
+        counts["queued"] -= 1
+        counts[became] += 1
+        counts["again"] -= bool(was_done)
+        counts["waiting"] -= not_before is not None
+        number += 1
+    apply(ledger, tx, moves, now)
+    return number
+
+
+def totals(tx: Connection, job_id: int) -> dict[str, int]:
+    """The sums of schema.COUNTS over a job's hosts. One statement, so one moment; by the job's part of the key."""
+    sums = [sa.func.coalesce(sa.func.sum(host_queues.c[name]), 0).label(name) for name in COUNTS]
+    row = tx.execute(sa.select(*sums).where(host_queues.c.job_id == job_id)).one()
+    return {name: int(getattr(row, name)) for name in COUNTS}
 
 
 def counts(tx: Connection, job_id: int) -> dict[str, int]:
-    """How many URLs of a job are in each state, and in all ("discovered"). Reads host_queues by the job's key."""
-    sums = [sa.func.coalesce(sa.func.sum(host_queues.c[state]), 0).label(state) for state in STATES]
-    row = tx.execute(sa.select(*sums).where(host_queues.c.job_id == job_id)).one()
-    counted = {state: int(getattr(row, state)) for state in STATES}
-    return {"discovered": sum(counted.values()), **counted}
+    """How many URLs of a job were inserted ("discovered"), and how many are in each state. They must add up."""
+    summed = totals(tx, job_id)
+    return {name: summed[name] for name in ("discovered", *STATES)}

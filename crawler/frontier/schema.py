@@ -10,6 +10,12 @@ import sqlalchemy as sa
 from crawler.messages import TERMINAL
 
 STATES = ("queued", "leased", *TERMINAL)
+COUNTS = (*STATES, "discovered", "again", "waiting")
+"""What is counted for each job and host: URLs in each state; URLs inserted, which must be their sum; those of the
+queued and leased ones that have been pages before (`urls.was_done`); those of the queued ones that wait for another
+attempt (`urls.not_before`)."""
+OUTDATED_INDEXES = ("urls_queued", "urls_open")
+"""Indexes of an earlier release that nothing uses any more."""
 
 metadata = sa.MetaData()
 
@@ -18,10 +24,12 @@ jobs = sa.Table(
     metadata,
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
-    sa.Column("spec", sa.Text, nullable=False),  # JSON: job.Job
+    sa.Column("spec", sa.Text, nullable=False),  # JSON: what a job.Job has besides its defaults
     sa.Column("state", sa.Text, nullable=False),  # running | paused | cancelled | done
     sa.Column("created_at", sa.Float(53), nullable=False),
     sa.Column("finished_at", sa.Float(53)),
+    sa.Column("prefixes", sa.Text),  # JSON: URL prefixes that seeds redirected to, for the scope `prefix`
+    sa.Column("broken", sa.Text),  # why this release cannot read the row; such a job waits, no other job does
 )
 
 seedings = sa.Table(
@@ -47,10 +55,14 @@ urls = sa.Table(
     sa.Column("hops", sa.Integer, nullable=False, server_default="0"),  # redirects that led here
     sa.Column("nested", sa.Integer, nullable=False, server_default="0"),  # sitemap indexes that led here
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("not_before", sa.Float(53)),  # while queued: waits for this time, as its last attempt failed
+    sa.Column("was_done", sa.Boolean, nullable=False, server_default=sa.false()),  # while queued or leased: was a page
+    sa.Column("leased_depth", sa.Integer),  # its depth when it was leased last, in a job with `depth`
+    sa.Column("expanded", sa.Integer),  # the depth from which its links were followed, in a job with `depth`
     sa.Column("expiries", sa.Integer, nullable=False, server_default="0"),  # leases that never came back
     sa.Column("found_on", sa.Text),
     sa.Column("discovered_at", sa.Float(53), nullable=False),
-    sa.Column("lease", sa.Text),
+    sa.Column("lease", sa.Text),  # the last one, until its report is recorded
     # What the last fetch came to:
     sa.Column("reason", sa.Text),  # for people
     sa.Column("cause", sa.Text),  # messages.Cause: what the code decides by
@@ -70,21 +82,20 @@ urls = sa.Table(
     sa.Column("worker", sa.Text),
     sa.Column("release", sa.Text),
 )
-_queued, _leased, _done = (urls.c.state == state for state in ("queued", "leased", "done"))
-# The order in which a host's URLs are leased: breadth first.
+# A host's queue: what is ready (no not_before) in the order in which it is leased, breadth first; what waits, by time.
+_in_queue = urls.c.state == "queued"
 sa.Index(
-    "urls_queued",
+    "urls_in_queue",
     urls.c.job_id,
     urls.c.host,
+    urls.c.not_before,
     urls.c.depth,
     urls.c.attempts,
     urls.c.discovered_at,
-    postgresql_where=_queued,
-    sqlite_where=_queued,
+    postgresql_where=_in_queue,
+    sqlite_where=_in_queue,
 )
-# Whether a level is whole, for jobs that go level by level over many hosts.
-_open = urls.c.state.in_(("queued", "leased"))
-sa.Index("urls_open", urls.c.job_id, urls.c.depth, postgresql_where=_open, sqlite_where=_open)
+_leased = urls.c.state == "leased"
 sa.Index("urls_leased", urls.c.lease, postgresql_where=_leased, sqlite_where=_leased)
 
 leases = sa.Table(
@@ -94,6 +105,7 @@ leases = sa.Table(
     sa.Column("job_id", sa.Integer, nullable=False),
     sa.Column("host", sa.Text, nullable=False, index=True),
     sa.Column("deadline", sa.Float(53), nullable=False, index=True),
+    sa.Column("urls", sa.Integer),  # how many
 )
 
 host_queues = sa.Table(
@@ -101,11 +113,12 @@ host_queues = sa.Table(
     metadata,
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("host", sa.Text, primary_key=True),
-    *(sa.Column(state, sa.BigInteger, nullable=False, server_default="0") for state in STATES),
+    *(sa.Column(count, sa.BigInteger, nullable=False, server_default="0") for count in COUNTS),
     sa.Column("next_due", sa.Float(53), nullable=False),
+    sa.Column("next_wake", sa.Float(53)),  # no URL's not_before is earlier; equal to next_due: nothing else is queued
 )
-_waiting = host_queues.c.queued > 0
-sa.Index("host_queues_due", host_queues.c.next_due, postgresql_where=_waiting, sqlite_where=_waiting)
+_queued = host_queues.c.queued > 0
+sa.Index("host_queues_due", host_queues.c.next_due, postgresql_where=_queued, sqlite_where=_queued)
 sa.Index("host_queues_host", host_queues.c.host)
 
 hosts = sa.Table(
@@ -113,11 +126,16 @@ hosts = sa.Table(
     metadata,
     sa.Column("host", sa.Text, primary_key=True),
     sa.Column("next_due", sa.Float(53), nullable=False),
-    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # in a row
+    sa.Column("failures", sa.Integer, nullable=False, server_default="0"),  # in a row: it could not be reached
     sa.Column("failure", sa.Text),
+    sa.Column("failing_since", sa.Float(53)),  # the first of them
+    sa.Column("given_up_at", sa.Float(53)),
+    sa.Column("rests", sa.Integer, nullable=False, server_default="0"),  # in a row, that it asked for (429)
     sa.Column("robots", sa.Text),  # JSON: origin -> messages.RobotsFile
     sa.Column("blocked_at", sa.Float(53)),
 )
+_blocked = hosts.c.blocked_at.is_not(None)
+sa.Index("hosts_blocked", hosts.c.host, postgresql_where=_blocked, sqlite_where=_blocked)
 
 requests = sa.Table(
     "requests",  # every request made, for the site's owner and for `crawler explain`

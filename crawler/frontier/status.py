@@ -11,7 +11,18 @@ from sqlalchemy.engine import Connection
 from crawler import urls as url_rules
 from crawler.frontier import moves
 from crawler.frontier.ledger import Ledger, job_of
-from crawler.frontier.schema import STATES, host_queues, hosts, jobs, progress, requests, urls, workers
+from crawler.frontier.schema import (
+    STATES,
+    host_queues,
+    hosts,
+    jobs,
+    leases,
+    progress,
+    requests,
+    seedings,
+    urls,
+    workers,
+)
 from crawler.job import Job
 
 
@@ -19,42 +30,51 @@ class UnknownError(LookupError):
     """No such job, host or URL in the ledger; the message says which and what there is."""
 
 
-def snapshots(ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50) -> list[dict[str, Any]]:
+SEEDINGS = 20
+"""Seedings of a job that a snapshot names: the newest."""
+
+
+def snapshots(
+    ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50, recount: bool = False
+) -> list[dict[str, Any]]:
     """A snapshot of each job that is not finished, or finished after `finished_since`: its counts, pages/s over the
-    last minute, its `sites` largest hosts, and its workers."""
-    with ledger.transaction() as tx:
+    last minute, its `sites` largest hosts, its workers and its newest seedings. All of them of one moment.
+
+    "counts" hold "discovered", which is counted where URLs are inserted, beside the states, which must be its sum;
+    `recount` adds "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has
+    arrived; "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
+    """
+    with ledger.snapshot() as tx:
         chosen = tx.execute(
             sa.select(jobs)
             .where(sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at >= finished_since))
             .order_by(jobs.c.job_id)
         ).all()
-        return [_snapshot(tx, row, now, sites) for row in chosen]
+        made = [_snapshot(tx, row, now, sites) for row in chosen]
+        if recount:
+            for row, snapshot in zip(chosen, made, strict=True):
+                snapshot["recounted"] = _recounted(tx, row.job_id)
+        return made
 
 
 def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
     counts = moves.counts(tx, row.job_id)
-    largest = tx.execute(
-        sa.select(host_queues)
-        .where(host_queues.c.job_id == row.job_id, host_queues.c.done + host_queues.c.queued + host_queues.c.failed > 0)
-        .order_by(host_queues.c.done.desc(), host_queues.c.host)
-        .limit(sites)
-    ).all()
-    crew = tx.execute(sa.select(workers).where(workers.c.job_id == row.job_id).order_by(workers.c.worker)).all()
+    waiting, next_attempt_at = _waiting(tx, row.job_id)
     return {
         "job": row.name,
-        "state": row.state,
+        "state": "broken" if row.broken else row.state,
+        "broken": row.broken,
         "at": now,
         "created_at": row.created_at,
         "finished_at": row.finished_at,
         "counts": counts,
+        "waiting": waiting,
+        "next_attempt_at": next_attempt_at,
         "rate": _rate(tx, row.job_id, row.finished_at or now, counts["done"]),
+        "seedings": _seedings(tx, row.job_id),
         "sites": [
-            {
-                "host": site.host,
-                "discovered": sum(getattr(site, state) for state in STATES),
-                **{state: getattr(site, state) for state in STATES},
-            }
-            for site in largest
+            {"host": site.host, **{name: getattr(site, name) for name in ("discovered", *STATES)}}
+            for site in _largest(tx, row.job_id, sites)
         ],
         "workers": [
             {
@@ -62,9 +82,46 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
                 "pages": member.pages,
                 "rate": round(member.pages / max(member.last_at - row.created_at, 1e-3), 1),
             }
-            for member in crew
+            for member in tx.execute(
+                sa.select(workers).where(workers.c.job_id == row.job_id).order_by(workers.c.worker)
+            )
         ],
     }
+
+
+def _largest(tx: Connection, job_id: int, number: int) -> list[Any]:
+    """A job's host queues with the most pages. Sorts all of the job's."""
+    something = host_queues.c.done + host_queues.c.queued + host_queues.c.failed > 0
+    return list(
+        tx.execute(
+            sa.select(host_queues)
+            .where(host_queues.c.job_id == job_id, something)
+            .order_by(host_queues.c.done.desc(), host_queues.c.host)
+            .limit(number)
+        ).all()
+    )
+
+
+def _waiting(tx: Connection, job_id: int) -> tuple[int, float | None]:
+    """How many URLs of a job wait for another attempt, and a time before which none of them is due."""
+    row = tx.execute(
+        sa.select(sa.func.coalesce(sa.func.sum(host_queues.c.waiting), 0), sa.func.min(host_queues.c.next_wake)).where(
+            host_queues.c.job_id == job_id, host_queues.c.waiting > 0
+        )
+    ).one()
+    return int(row[0]), row[1]
+
+
+def _seedings(tx: Connection, job_id: int) -> dict[str, bool]:
+    """The newest seedings of a job, by id, the newest first: whether all pieces have arrived."""
+    rows = tx.execute(
+        sa.select(seedings.c.seeding, sa.func.count(), sa.func.max(seedings.c.chunks))
+        .where(seedings.c.job_id == job_id)
+        .group_by(seedings.c.seeding)
+        .order_by(sa.func.max(seedings.c.arrived_at).desc(), seedings.c.seeding)
+        .limit(SEEDINGS)
+    )
+    return {seeding: arrived == pieces for seeding, arrived, pieces in rows}
 
 
 def sample(ledger: Ledger, now: float) -> None:
@@ -92,13 +149,24 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
 
 
 def count_again(ledger: Ledger, job: str) -> dict[str, int]:
-    """The counts of `job` taken from its URLs one by one, as a check on those kept along the way."""
-    with ledger.transaction() as tx:
-        rows = tx.execute(
-            sa.select(urls.c.state, sa.func.count()).where(urls.c.job_id == job_id_of(tx, job)).group_by(urls.c.state)
-        ).all()
-    counts: dict[str, int] = {**dict.fromkeys(STATES, 0), **{row[0]: row[1] for row in rows}}
-    return {"discovered": sum(counts.values()), **counts}
+    """The counts of `job` taken from its URLs one by one, as a check on those kept along the way. Compare with a
+    snapshot's counts only while nothing moves; `snapshots(recount=True)` gives both of one moment."""
+    with ledger.snapshot() as tx:
+        return _recounted(tx, job_id_of(tx, job))
+
+
+def _recounted(tx: Connection, job_id: int) -> dict[str, int]:
+    """Counts every row of the job: those in a state that does not exist are in "discovered" alone. A URL that is leased
+    under no lease, and so would never come back, is in none of the states."""
+    held = sa.exists().where(leases.c.lease == urls.c.lease)
+    astray = sa.and_(urls.c.state == "leased", sa.not_(held))
+    rows = tx.execute(
+        sa.select(sa.case((astray, "astray"), else_=urls.c.state).label("counted_as"), sa.func.count())
+        .where(urls.c.job_id == job_id)
+        .group_by("counted_as")
+    )
+    found: dict[str, int] = {row[0]: row[1] for row in rows}
+    return {"discovered": sum(found.values()), **{state: found.get(state, 0) for state in STATES}}
 
 
 def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
@@ -146,19 +214,23 @@ def _requests(ledger: Ledger, host: str) -> Iterator[dict[str, Any]]:
             yield {**row, "gap": gap}
 
 
+_INTERNAL = ("job_id", "lease", "was_done", "leased_depth", "expanded")
+
+
 def pages(ledger: Ledger, job: str, where: Sequence[sa.ColumnElement[bool]] = ()) -> Iterator[dict[str, Any]]:
     """Every URL of `job` that meets all of `where`, with all that is known of it, streamed in no special order."""
     with ledger.engine.connect().execution_options(yield_per=1000) as connection:
         chosen = sa.select(urls).where(urls.c.job_id == job_id_of(connection, job), *where)
         for row in connection.execute(chosen).mappings():
-            yield {key: value for key, value in row.items() if key not in ("job_id", "lease")}
+            yield {key: value for key, value in row.items() if key not in _INTERNAL}
 
 
 def job_named(ledger: Ledger, name: str) -> Job:
-    """The job as last described."""
+    """The job as last described. Raises UnknownError, UnreadableJobError."""
     with ledger.transaction() as tx:
-        spec = tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == job_id_of(tx, name))).scalar_one()
-    return job_of(spec)
+        here = jobs.c.job_id == job_id_of(tx, name)
+        spec, prefixes = tx.execute(sa.select(jobs.c.spec, jobs.c.prefixes).where(here)).one()
+    return job_of(spec, prefixes)
 
 
 def host_named(given: str) -> str:

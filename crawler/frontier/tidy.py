@@ -6,10 +6,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler.frontier import lease, moves, politeness, status
-from crawler.frontier.ledger import Ledger, job_of
+from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, hosts, jobs, leases, seedings, urls
 from crawler.job import Job
-from crawler.messages import TERMINAL
+from crawler.messages import TERMINAL, Cause
 
 SEEDING_PATIENCE = 600.0
 """Seconds without news after which a seeding that was broken off no longer keeps its job open."""
@@ -24,14 +24,24 @@ def tidy(ledger: Ledger, now: float) -> None:
         _expire(ledger, tx, now)
     with ledger.transaction() as tx:
         _drop_cancelled(ledger, tx, now)
-        chosen = tx.execute(
-            sa.select(jobs.c.job_id, jobs.c.spec, jobs.c.state).where(jobs.c.state.in_(("running", "done")))
-        ).all()
-    for job_id, spec, state in chosen:
-        job = job_of(spec)
-        if state == "running" or job.recrawl is not None:
+        chosen = tx.execute(sa.select(jobs).where(jobs.c.state.in_(("running", "done")))).all()
+    for row in chosen:
+        broken, job = None, None
+        try:
+            job = job_of(row.spec, row.prefixes)
+        except UnreadableJobError as error:
+            broken = str(error)
+        if broken != row.broken:
+            _note_broken(ledger, row.job_id, broken)
+        if job is not None and (row.state == "running" or job.recrawl is not None):
             with ledger.transaction() as tx:
-                _tidy_job(ledger, tx, job_id, job, state, now)
+                _tidy_job(ledger, tx, row.job_id, job, row.state, now)
+
+
+def _note_broken(ledger: Ledger, job_id: int, reason: str | None) -> None:
+    """Note that a job's row cannot be read, or can be again: a newer release may have written it. Idempotent."""
+    with ledger.transaction() as tx:
+        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(broken=reason))
 
 
 def recalled(ledger: Ledger) -> list[str]:
@@ -79,18 +89,20 @@ def _drop_cancelled(ledger: Ledger, tx: Connection, now: float) -> None:
         .distinct()
     )
     for job_id in tx.execute(with_more).scalars().all():
-        moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", "job cancelled", now)
+        moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", Cause.CANCELLED, "job cancelled", now)
 
 
 def _tidy_job(ledger: Ledger, tx: Connection, job_id: int, job: Job, state: str, now: float) -> None:
     if job.recrawl is not None:
         _revisit(ledger, tx, job_id, job.recrawl, now)
-    counts = moves.counts(tx, job_id)
+    counts = moves.totals(tx, job_id)
     if counts["queued"]:
         _give_up_hosts(ledger, tx, job_id, job, now)
-        if job.max_pages is not None and counts["done"] >= job.max_pages:
-            moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", "max_pages reached", now)
-        counts = moves.counts(tx, job_id)
+        pages = counts["done"] + counts["again"]
+        if job.max_pages is not None and pages >= job.max_pages and counts["queued"] > counts["again"]:
+            new = sa.and_(urls.c.job_id == job_id, sa.not_(urls.c.was_done))
+            moves.drop_queued(ledger, tx, new, "excluded", Cause.MAX_PAGES, "max_pages reached", now)
+        counts = moves.totals(tx, job_id)
     if counts["queued"] and state == "done":
         tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
     elif state == "running" and not (counts["queued"] or counts["leased"]) and _all_seeds_in(tx, job_id, now):
@@ -99,46 +111,37 @@ def _tidy_job(ledger: Ledger, tx: Connection, job_id: int, job: Job, state: str,
 
 
 def _revisit(ledger: Ledger, tx: Connection, job_id: int, interval: float, now: float) -> None:
-    """Queue again what was last asked for `interval` seconds ago: pages, and what was none then."""
+    """Queue again what was last asked for `interval` seconds ago: pages, and what was none then. Reads all of the job's
+    URLs by the job's part of the primary key."""
     for state in TERMINAL:
-        moves.move(
-            ledger,
-            tx,
-            sa.and_(urls.c.job_id == job_id, urls.c.fetched_at <= now - interval),
-            state,
-            "queued",
-            None,
-            now,
-            attempts=0,
-            expiries=0,
-        )
+        due = sa.and_(urls.c.job_id == job_id, urls.c.fetched_at <= now - interval)
+        moves.queue_again(ledger, tx, due, state, now)
 
 
 def _give_up_hosts(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: float) -> None:
-    """Drop what is queued for hosts that are dead, blocked, or have given all the pages the job wants."""
-    full = host_queues.c.done >= job.max_pages_per_host if job.max_pages_per_host is not None else sa.false()
+    """Drop what is queued for hosts that are dead, blocked, or have given all the pages the job wants. Reads the job's
+    host queues by its part of the primary key."""
+    full: sa.ColumnElement[bool] = sa.false()
+    if job.max_pages_per_host is not None:
+        pages = host_queues.c.done + host_queues.c.again
+        full = sa.and_(pages >= job.max_pages_per_host, host_queues.c.queued > host_queues.c.again)
+    dead = politeness.given_up(now)
     given_up = tx.execute(
-        sa.select(
-            hosts.c.host,
-            hosts.c.failure,
-            hosts.c.blocked_at,
-            sa.type_coerce(politeness.given_up(now), sa.Boolean).label("dead"),
-        )
+        sa.select(hosts.c.host, hosts.c.failure, hosts.c.blocked_at, sa.case((dead, 1), else_=0).label("dead"))
         .join(host_queues, sa.and_(host_queues.c.host == hosts.c.host, host_queues.c.job_id == job_id))
-        .where(
-            host_queues.c.queued > 0,
-            sa.or_(politeness.given_up(now), hosts.c.blocked_at.is_not(None), full),
-        )
+        .where(host_queues.c.queued > 0, sa.or_(dead, hosts.c.blocked_at.is_not(None), full))
         .order_by(hosts.c.host)
     ).all()
     for host in given_up:
         of_host = sa.and_(urls.c.job_id == job_id, urls.c.host == host.host)
         if host.blocked_at is not None:
-            moves.drop_queued(ledger, tx, of_host, "excluded", "host blocked", now)
+            moves.drop_queued(ledger, tx, of_host, "excluded", Cause.BLOCKED, "host blocked", now)
         elif host.dead:
-            moves.drop_queued(ledger, tx, of_host, "failed", f"host given up: {host.failure}", now)
+            reason = f"host given up: {host.failure}"
+            moves.drop_queued(ledger, tx, of_host, "failed", Cause.HOST_GIVEN_UP, reason, now)
         else:
-            moves.drop_queued(ledger, tx, of_host, "excluded", "max_pages_per_host reached", now)
+            new, reason = sa.and_(of_host, sa.not_(urls.c.was_done)), "max_pages_per_host reached"
+            moves.drop_queued(ledger, tx, new, "excluded", Cause.MAX_PAGES_PER_HOST, reason, now)
 
 
 def _all_seeds_in(tx: Connection, job_id: int, now: float) -> bool:

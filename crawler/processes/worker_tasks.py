@@ -18,7 +18,7 @@ from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import FLOOR_BYTES, Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
-from crawler.worker.memory import release_memory
+from crawler.worker.memory import PLACES_OF_PROCESS, release_memory
 
 log = get_task_logger(__name__)
 
@@ -57,18 +57,20 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
     batch = Batch.model_validate(message)
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
-    with Client(settings.user_agent()) as client, _active.batch(batch.lease) as stop:
-        report = fetch_batch(
-            batch,
-            client,
-            stop,
-            worker=self.request.hostname,
-            redelivered=redelivered,
-            known_links=_known_links,
-            archive=_archive(),
-        )
-    for part in report.parts(LINKS_SIZE):
-        app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
+    with PLACES_OF_PROCESS.share() as share:
+        with Client(settings.user_agent()) as client, _active.batch(batch.lease) as stop:
+            report = fetch_batch(
+                batch,
+                client,
+                stop,
+                worker=self.request.hostname,
+                redelivered=redelivered,
+                known_links=_known_links,
+                archive=_archive(),
+                share=share,
+            )
+        for part in report.parts(LINKS_SIZE):
+            app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
     _known_links.add(report.job, report.links)
     log.info(
         "%s: %d fetched, %d to retry, %d returned%s",

@@ -147,7 +147,10 @@ class AnswerReader:
         job = self._job
         text, codec = encoding.decode(response.body, response.headers.get("content-type", ""))
         now = self._client.now()
-        document = parse.parse(text, response.url, settings.PRODUCT, job.follow, now, codec, obey=job.robots)
+        refresh = fetch.as_utf_8(response.headers.get("refresh", ""))
+        document = parse.parse(
+            text, response.url, settings.PRODUCT, job.follow, now, codec, obey=job.robots, refresh=refresh
+        )
         nofollow, noindex = parse.header_directives(response.header_lines, settings.PRODUCT, now)
         digest = hashlib.sha256(response.body).hexdigest()
         found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}
@@ -168,6 +171,17 @@ class AnswerReader:
     def _follow(self, target: Target, document: parse.Document) -> None:
         for url in document.links:
             self._links.add(url, target.depth + 1, target.url)
+        if document.refresh and document.refresh != target.url:
+            self._refresh(target, document.refresh)
+
+    def _refresh(self, target: Target, goal: str) -> None:
+        """A page that leads on by itself is a redirect in all but name: its reader never chose to go one level deeper,
+        and a seed like that names the site. But it is a page as well, so where a chain of redirects would end, a slide
+        show goes on as links do."""
+        if target.hops < MAX_HOPS:
+            self._links.add(goal, target.depth, target.url, hops=target.hops + 1, seed=target.seed, as_sent=True)
+        else:
+            self._links.add(goal, target.depth + 1, target.url)
 
     def _described(self, response: fetch.Response, text: str, document: parse.Document) -> dict[str, Any]:
         """What the page says of itself, and what the job wants from it."""

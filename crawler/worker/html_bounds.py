@@ -37,7 +37,7 @@ _BOUNDARIES = {"td", "th", "caption", "button", "object", "template", "applet", 
 _FORMATTING_OR_BOUNDARY = re.compile(
     rf"<(/?)({'|'.join(sorted({*_FORMATTING, *_BOUNDARIES, 'table'}))})(?=[\s/>])", re.IGNORECASE
 )
-_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+_VOID = {"area", "base", "br", "col", "embed", "frame", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 _CLOSED_BY_OTHERS = {"p", "li", "dt", "dd", "tr", "tbody", "thead", "tfoot", "a", "html", "head", "body"}
 _NEVER_DEEP = _VOID | _CLOSED_BY_OTHERS
 _KEPT = {"a", "area", "base", "link", "meta", "title", "script", "style", "textarea", "iframe", "head", "body", "html"}

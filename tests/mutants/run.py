@@ -13,14 +13,16 @@ Every tests/mutants/AREA.yml is a list of mutants:
       tests: tests/unit/worker/test_batch.py -k noindex     # arguments for pytest
       survives: why no test notices it                      # optional; the mutant still counts against the score
 
-First the tests of all mutants run unchanged, each once: they must pass, or a "killed" would mean nothing. A mutant is
-killed when its tests fail or exceed their time limit. Exit status: 0; 1 if less than 90 % are killed, or if a mutant
+First the named test files run unchanged, each once: they must pass, or a "killed" would mean nothing. (Where one does
+not pass as a whole, the tests that a mutant chooses from it must.) A mutant is killed when its tests fail or exceed
+their time limit. Exit status: 0; 1 if less than 90 % are killed, or if a mutant
 cannot be applied or its tests cannot be run; 2 if there is no such mutant.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shlex
 import shutil
@@ -44,8 +46,10 @@ WANTED = 0.9
 LEAST_SECONDS, SLOWER = 30.0, 5.0
 """Time limit of a mutant's tests: this many seconds, plus so many times what they take unchanged."""
 NOT_COPIED = (".git", ".venv", ".cache", ".fleet", ".*_cache", ".hypothesis", "__pycache__", "*.egg-info", "*.sqlite*")
-TESTS_FAILED = 1
-"""pytest's exit status when tests ran and some failed; 2 and more: they could not be run."""
+UNCHANGED_SECONDS = 600.0
+"""Time limit of a test file, unchanged."""
+TESTS_FAILED, NO_TESTS = 1, 5
+"""pytest's exit status when tests ran and some failed, and when there were none; any other: they could not be run."""
 
 
 class MutantError(ValueError):
@@ -66,6 +70,11 @@ class Mutant:
 
     def __str__(self) -> str:
         return f"{self.area}: {self.name}"
+
+    @property
+    def files(self) -> str:
+        """The test files or folders of `tests`, without the options that choose among their tests."""
+        return shlex.join(itertools.takewhile(lambda word: not word.startswith("-"), shlex.split(self.tests)))
 
     def applied_to(self, text: str) -> str:
         """`text` of the file with the bug in it. Raises MutantError unless `was` occurs exactly once in it."""
@@ -155,6 +164,8 @@ def judge(mutant: Mutant, copy: Path, seconds: float) -> Outcome:
         status = run_tests(copy, mutant.tests, seconds)
     finally:
         path.write_text(original)
+    if status == NO_TESTS:
+        return Outcome(mutant, False, f"{mutant}: there are no such tests: {mutant.tests}")
     if status not in (0, TESTS_FAILED, None):
         return Outcome(mutant, False, f"{mutant}: pytest cannot run its tests with it (exit status {status})")
     return Outcome(mutant, status != 0)
@@ -162,7 +173,6 @@ def judge(mutant: Mutant, copy: Path, seconds: float) -> Outcome:
 
 def judge_all(mutants: Sequence[Mutant], root: Path, jobs: int) -> list[Outcome]:
     """The outcome of each mutant, in the given order, found in `jobs` copies of `root` at once."""
-    tests = sorted({mutant.tests for mutant in mutants})
     with copies(root, jobs) as made, ThreadPoolExecutor(jobs) as pool:
         free: Queue[Path] = Queue()
         for copy in made:
@@ -171,16 +181,21 @@ def judge_all(mutants: Sequence[Mutant], root: Path, jobs: int) -> list[Outcome]
         def unchanged(arguments: str) -> tuple[int | None, float]:
             copy, began = free.get(), time.monotonic()
             try:
-                return run_tests(copy, arguments, 600), time.monotonic() - began
+                return run_tests(copy, arguments, UNCHANGED_SECONDS), time.monotonic() - began
             finally:
                 free.put(copy)
 
-        before = dict(zip(tests, pool.map(unchanged, tests), strict=True))
+        def run_unchanged(all_arguments: set[str]) -> dict[str, tuple[int | None, float]]:
+            return dict(zip(all_arguments, pool.map(unchanged, all_arguments), strict=True))
+
+        before = run_unchanged({mutant.files for mutant in mutants})
+        broken = {files for files, (status, _) in before.items() if status != 0}
+        before |= run_unchanged({mutant.tests for mutant in mutants if mutant.files in broken})
 
         def one(mutant: Mutant) -> Outcome:
-            status, seconds = before[mutant.tests]
+            status, seconds = before.get(mutant.tests) or before[mutant.files]
             if status != 0:
-                what = {None: "do not end", 5: "are none"}.get(status, f"fail (exit status {status})")
+                what = {None: "do not end", NO_TESTS: "are none"}.get(status, f"fail (exit status {status})")
                 return Outcome(mutant, False, f"{mutant}: its tests {what} without it: {mutant.tests}")
             copy = free.get()
             try:

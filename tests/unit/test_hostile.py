@@ -23,12 +23,13 @@ from crawler.worker.archive import Archive
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(politeness, "BACK_OFF_FIRST", 0.1)
+    monkeypatch.setattr(politeness, "GIVE_UP_SECONDS", 0)
     monkeypatch.setattr(limits, "FETCH", 2.0)
 
 
 def crawl(ledger: Ledger, url: str, archive: Archive | None = None, **job: Any) -> dict[str, dict[str, Any]]:
     """The ledger's rows by path."""
-    made = Job(name="j", **{"delay": 0, "max_attempts": 1, **job})
+    made = Job(name="j", **{"delay": 0, "max_attempts": 1, "retry_wait": 0.1, **job})
     seeds = Admission(job=made, seeding="s", chunk=0, chunks=1, urls=[url])
     local.crawl(ledger, [seeds], Event(), lambda _: None, archive)
     return {urls.path_of(row["url"]): row for row in status.pages(ledger, "j")}

@@ -77,6 +77,7 @@ def test_killed_and_survived_are_told_apart_and_the_tree_is_left_alone(
         ({"file": "gone.py"}, "gone.py: No such file"),
         ({"becomes": "a >"}, "in the mutated file"),
         ({"becomes": "a > b"}, "the same"),
+        ({"tests": "test_gone.py"}, "its tests fail (exit status 4) without it"),
         ({"tests": "test_it.py -k nothing"}, "its tests are none without it"),
         ({"tests": "test_it.py -k broken"}, r"fail (exit status 1) without it"),
         ({"was": "def larger", "becomes": "undefined\ndef larger"}, "pytest cannot run its tests with it"),

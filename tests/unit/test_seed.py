@@ -487,3 +487,14 @@ def test_files_that_cannot_be_used_are_named(site: Site, tmp_path: Path, argumen
     assert run.returncode == 1
     assert complaint in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_without_its_packages_the_remedy_is_told(tmp_path: Path) -> None:
+    """In a fresh clone, on a machine's own Python: -S leaves out what is installed."""
+    code = (ROOT / "crawler/seed.py").read_text()
+    (tmp_path / "clone/crawler").mkdir(parents=True)
+    (tmp_path / "clone/crawler/seed.py").write_text(code)
+    command = [sys.executable, "-S", str(tmp_path / "clone/crawler/seed.py"), SITE]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (1, "seed.py needs the packages that this makes: make .venv/ready\n")

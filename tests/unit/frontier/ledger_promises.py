@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from crawler import limits
 from crawler.frontier import lease as lease_module
-from crawler.frontier import orders, politeness, status, tidy
+from crawler.frontier import orders, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
-from crawler.job import Job, Scope
-from crawler.messages import Admission, BackOff, Batch, Link, Report, Retry, UrlResult
+from crawler.job import Job
+from crawler.messages import Admission, Batch, Link, Report, Retry, UrlResult
 
 SITE = "http://a.test"
 
@@ -158,31 +156,6 @@ def test_a_late_report_does_not_disturb_the_new_lease(ledger: Ledger) -> None:
     assert counts(ledger) == {"done": 1}
 
 
-def test_back_off_grows_and_a_dead_host_is_given_up(ledger: Ledger) -> None:
-    admit(ledger, admission("/a"), now=0)
-    now, rests = 0.0, []
-    while batches := lease(ledger, 1, now=now):
-        failed = report(batches[0], results=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="refused"))
-        record(ledger, failed, now=now)
-        tidy.tidy(ledger, now)
-        rests.append(politeness.BACK_OFF_FIRST * 2 ** len(rests))
-        if len(rests) < politeness.MAX_HOST_FAILURES:
-            assert lease(ledger, 1, now=now + rests[-1] - 0.1) == []
-        now += rests[-1] * 1.6
-    assert len(rests) == politeness.MAX_HOST_FAILURES
-    assert counts(ledger) == {"failed": 1}
-    assert next(status.pages(ledger, "j"))["reason"] == "host given up: refused"
-
-
-def test_retry_after_is_kept(ledger: Ledger) -> None:
-    admit(ledger, admission("/a", "/b"), now=0)
-    (batch,) = lease(ledger, 1, now=0)
-    rest = report(batch, results=[], unfetched=[SITE + "/a"], back_off=BackOff(reason="HTTP 429", seconds=100))
-    record(ledger, rest, now=0)
-    assert lease(ledger, 1, now=99) == []
-    assert lease(ledger, 1, now=101)
-
-
 def test_max_pages_is_exact(ledger: Ledger) -> None:
     admit(ledger, admission("/0", max_pages=70, delay=0), now=0)
     now = 0.0
@@ -209,84 +182,6 @@ def test_a_job_is_done_when_all_pieces_arrived_and_nothing_is_open(ledger: Ledge
     assert status.snapshots(ledger, 11)[0]["state"] == "done"
     admit(ledger, admission("/c", seeding="later"), now=12)
     assert status.snapshots(ledger, 12)[0]["state"] == "running"
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(["admit", "lease", "record", "repeat", "lose", "return", "redeliver", "tidy"]), max_size=25
-    ),
-    st.data(),
-)
-def test_conservation_whatever_happens_in_whatever_order(events: list[str], data: st.DataObject) -> None:
-    """Every discovered URL is in exactly one state, and the kept counts are the true ones, after any event."""
-    ledger = Ledger.open("sqlite://")
-    ledger.create()
-    admit(ledger, admission("/0", delay=0), now=0)
-    now, away, seen = 0.0, [], []
-    for number, event in enumerate(events):
-        now += data.draw(st.sampled_from([0.0, 1.0, limits.LEASE + 1]))
-        links = tuple(f"/{data.draw(st.integers(0, 9))}" for _ in range(3))
-        if event == "admit":
-            admit(ledger, admission(*links, seeding=str(number), delay=0), now)
-        elif event == "lease":
-            away += lease(ledger, 3, now)
-        elif event == "tidy":
-            tidy.tidy(ledger, now)
-        elif event == "repeat" and seen:
-            record(ledger, data.draw(st.sampled_from(seen)), now)
-        elif away and event != "repeat":
-            batch = away.pop(data.draw(st.integers(0, len(away) - 1)))
-            urls = [target.url for target in batch.targets]
-            result = report(batch, links=links)
-            if event == "redeliver":
-                result = report(batch, results=[], unfetched=urls, redelivered=True)
-            if event == "return":
-                result = report(batch, results=[], unfetched=urls[1:], retries=[Retry(url=urls[0], reason="x")])
-            if event != "lose":
-                seen.append(result)
-                record(ledger, result, now)
-        counts(ledger, now)
-
-
-def test_back_off_is_capped_and_jittered() -> None:
-    assert politeness.back_off(1, jitter=lambda: 0) == politeness.BACK_OFF_FIRST
-    assert politeness.back_off(3, jitter=lambda: 1) == politeness.BACK_OFF_FIRST * 4 * 1.5
-    assert politeness.back_off(50, jitter=lambda: 0) == pytest.approx(politeness.BACK_OFF_MAX)
-
-
-def test_depth_is_exact_whatever_is_found_first(ledger: Ledger) -> None:
-    """A deep page met on a long way first must not cut off what hangs on its short way."""
-    admit(ledger, admission("/0", "/1", depth=2, delay=0), now=0)
-    (batch,) = lease(ledger, 5, now=0)
-    record(ledger, report(batch, links=("/x", "/y")), now=1)
-    (batch,) = lease(ledger, 5, now=2)
-    assert {target.depth for target in batch.targets} == {1}  # a batch never mixes levels
-    again = report(batch, results=[], unfetched=[SITE + "/y"])
-    again.results = [UrlResult(url=SITE + "/x", state="done", fetched_at=1, status=200)]
-    again.links = [Link(url=SITE + "/deep", depth=2)]
-    record(ledger, again, now=3)
-    (batch,) = lease(ledger, 5, now=4)
-    assert [target.url for target in batch.targets] == [SITE + "/y"]
-
-
-def test_levels_wait_for_each_other_over_hosts(ledger: Ledger) -> None:
-    admit(
-        ledger,
-        Admission(
-            job=Job(name="j", depth=2, delay=0, scope=Scope(kind="any")),
-            seeding="s",
-            chunk=0,
-            chunks=1,
-            urls=["http://a.test/", "http://b.test/"],
-        ),
-        now=0,
-    )
-    one, other = lease(ledger, 5, now=0)
-    record(ledger, report(one, links=("/next",)), now=1)
-    assert lease(ledger, 5, now=2) == []
-    record(ledger, report(other), now=3)
-    assert len(lease(ledger, 5, now=10)) == 1
 
 
 def test_max_pages_per_host(ledger: Ledger) -> None:
@@ -405,43 +300,6 @@ def test_late_reports_do_not_break_the_limit(ledger: Ledger) -> None:
     record(ledger, report(first), now=702)
     tidy.tidy(ledger, 703)
     assert counts(ledger, 703) == {"done": 2, "excluded": 2}
-
-
-def test_a_host_that_gives_pages_is_not_dead(ledger: Ledger) -> None:
-    admit(ledger, admission(*(f"/{number}" for number in range(40)), delay=0, max_attempts=20), now=0)
-    now = 0.0
-    for _ in range(2 * politeness.MAX_HOST_FAILURES):
-        now += 10_000
-        (batch,) = lease(ledger, 1, now)
-        first, second, *rest = (target.url for target in batch.targets)
-        limited = report(batch, unfetched=rest, back_off=BackOff(reason="HTTP 429"))
-        limited.results, limited.retries = limited.results[:1], [Retry(url=second, reason="HTTP 429")]
-        record(ledger, limited, now)
-        tidy.tidy(ledger, now)
-    assert counts(ledger, now) == {"done": 16, "queued": 24}
-    assert first
-
-
-def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
-    admit(ledger, admission("/a", max_attempts=20), now=0)
-    now = 0.0
-    while batches := lease(ledger, 1, now):
-        failed = [Retry(url=SITE + "/a", reason="refused")]
-        record(ledger, report(batches[0], results=[], retries=failed, back_off=BackOff(reason="refused")), now)
-        tidy.tidy(ledger, now)
-        now += 10_000
-    assert counts(ledger, now) == {"failed": 1}
-
-    admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
-    (batch,) = lease(ledger, 1, now)
-    found = report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]})
-    record(ledger, found, now)
-    tidy.tidy(ledger, now + 1)
-    assert lease(ledger, 1, now + 10) == []  # it was dead an hour ago
-
-    admit(ledger, Admission(job=Job(name="asked"), seeding="a", chunk=0, chunks=1, urls=[SITE + "/c"]), now)
-    tidy.tidy(ledger, now + 2)
-    assert len(lease(ledger, 1, now + 10)) == 1  # but somebody wants to know
 
 
 def test_a_seeding_that_was_broken_off_does_not_keep_its_job_open(ledger: Ledger) -> None:

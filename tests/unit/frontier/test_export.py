@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy.dialects import postgresql
+from stand_in_pyarrow import install_if_missing
 
 from crawler.frontier import export, schema
 from crawler.frontier.export import ExportError, conditions
@@ -69,6 +71,12 @@ def written(form: export.Format, records: list[dict[str, Any]], names: tuple[str
     return out
 
 
+@pytest.fixture
+def pyarrow(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """pyarrow, or, where it is not installed, a stand-in: either way the same is asserted of what we write."""
+    return install_if_missing(lambda name, module: monkeypatch.setitem(sys.modules, name, module))
+
+
 def test_json_lines() -> None:
     lines = written("jsonl", ALL).getvalue().decode().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -78,6 +86,7 @@ def test_json_lines() -> None:
         "state": "done",
         "status": 200,
         "reason": None,
+        "cause": None,
         "fetched_at": "2026-09-21T14:13:20.250Z",
         "depth": 1,
         "referrer": "http://a.test/",
@@ -111,22 +120,49 @@ def test_named_fields_are_columns() -> None:
     assert [row["fields.prices"] for row in rows] == ["", '["1", "2"]', "", "", ""]
 
 
-def test_parquet() -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.read_table(written("parquet", ALL, ("name",)))
-    assert str(table.schema.field("fetched_at").type) == "timestamp[ms, tz=UTC]"
+@pytest.mark.parametrize("cell", ["=1+1", "+49 30", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"])
+def test_no_csv_cell_is_a_formula(cell: str) -> None:
+    """Titles and fields are what strangers wrote; Source: OWASP, CSV Injection."""
+    record = {**FOUND, "title": cell, "fields": json.dumps({"name": cell, "prices": [cell]})}
+    rows = list(csv.DictReader(io.TextIOWrapper(written("csv", [record], ("name", "prices")), "utf-8", newline="")))
+    assert rows[0]["title"] == rows[0]["fields.name"] == "'" + cell
+    assert json.loads(rows[0]["fields.prices"]) == [cell]
+    (line,) = written("jsonl", [record]).getvalue().decode().splitlines()
+    assert json.loads(line)["title"] == cell
+
+
+@given(st.text().filter(lambda text: not text.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))))
+def test_any_other_csv_cell_is_what_was_found(cell: str) -> None:
+    rows = list(csv.DictReader(io.TextIOWrapper(written("csv", [{**DONE, "title": cell}]), "utf-8", newline="")))
+    assert rows[0]["title"] == cell.encode("utf-8", "replace").decode()
+
+
+def test_parquet(pyarrow: ModuleType) -> None:
+    table = pyarrow.parquet.read_table(written("parquet", [*ALL, {**DONE, "title": "=1"}], ("name", "prices")))
+    assert table.schema.names == [
+        *(name for name in export.COLUMNS if name != "fields"),
+        "fields.name",
+        "fields.prices",
+    ]
+    types = {name: str(table.schema.field(name).type) for name in ("fetched_at", "status", "warc_offset", "title")}
+    assert types == {
+        "fetched_at": "timestamp[ms, tz=UTC]",
+        "status": "int32",
+        "warc_offset": "int64",
+        "title": "string",
+    }
     rows = table.to_pylist()
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert rows[1]["fetched_at"].isoformat() == "2026-09-21T14:13:20.250000+00:00"
     assert rows[1]["warc_offset"] == 5_000_000_000
-    assert rows[1]["fields.name"] == "Thing"
+    assert (rows[1]["fields.name"], rows[1]["fields.prices"]) == ("Thing", '["1", "2"]')
     assert rows[3]["status"] is None
+    assert rows[4]["title"] == "=1"
 
 
+@pytest.mark.usefixtures("pyarrow")
 @pytest.mark.parametrize("form", export.FORMATS)
 def test_nothing_is_a_valid_file_too(form: export.Format) -> None:
-    if form == "parquet":
-        pytest.importorskip("pyarrow")
     content = written(form, []).getvalue()
     assert (content == b"") == (form == "jsonl")
 
@@ -162,13 +198,12 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         export.write(iter(ALL), "csv", tmp_path / "no" / "out.csv")
 
 
+@pytest.mark.usefixtures("pyarrow")
 @pytest.mark.parametrize("form", export.FORMATS)
 def test_memory_does_not_grow_with_the_job(
     form: export.Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "CHUNK", 500)
-    if form == "parquet":
-        pytest.importorskip("pyarrow")
 
     def peak(rows: int) -> int:
         told: list[int] = []
@@ -184,12 +219,14 @@ def test_memory_does_not_grow_with_the_job(
     assert peak(6 * export.CHUNK) < 1.5 * peak(2 * export.CHUNK)
 
 
-@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+@pytest.mark.usefixtures("pyarrow")
+@pytest.mark.parametrize("form", export.FORMATS)
 def test_a_pipe_is_as_good_as_a_file(form: export.Format) -> None:
-    if form == "parquet":
-        pytest.importorskip("pyarrow")
     call = f"export.write(({DONE!r} for _ in range(9)), {form!r}, sys.stdout.buffer)"
-    code = f"import sys; from crawler.frontier import export; {call}"
+    install = (
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r}); import stand_in_pyarrow as p; p.install_if_missing()"
+    )
+    code = f"import sys; {install}; from crawler.frontier import export; {call}"
     piped = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
     assert piped == written(form, [DONE] * 9).getvalue()
 
@@ -199,22 +236,9 @@ def test_a_pipe_is_as_good_as_a_file(form: export.Format) -> None:
 
 @pytest.fixture
 def filled(ledger: Ledger) -> Ledger:
-    columns = {column.name: None for column in schema.urls.c}
     with ledger.engine.begin() as tx:
         for row in ALL:
-            known = {name: value for name, value in row.items() if name in columns}
-            tx.execute(
-                schema.urls.insert().values(
-                    {
-                        **columns,
-                        "job_id": 1,
-                        **dict.fromkeys(("sitemap", "seed"), False),
-                        **dict.fromkeys(("hops", "nested"), 0),
-                    }
-                    | {"attempts": 0, "expiries": 0}
-                    | known
-                )
-            )
+            tx.execute(schema.urls.insert().values({"job_id": 1, **row}))
     return ledger
 
 
@@ -228,6 +252,13 @@ def filled(ledger: Ledger) -> Ledger:
         ("state!=done,failed", [QUEUED]),
         ("status>=400", [FAILED]),
         ("status>=200 and status<300", [DONE, FOUND]),
+        ("status<=200", [DONE, FOUND]),
+        ("status<200", []),
+        ("status>=404", [FAILED]),
+        ("status>404", []),
+        ("depth<=1", [DONE, FOUND]),
+        ("fetched_at<=2026-09-22T14:13:20", [DONE, FOUND, FAILED]),
+        ("fetched_at<2026-09-22T14:13:20", [DONE, FOUND]),
         ("status!=200", [FAILED, QUEUED]),  # what has no status has not this one
         ("status=", [QUEUED]),
         ("status!=", [DONE, FOUND, FAILED]),
@@ -266,7 +297,7 @@ def test_where(where: str, chosen: list[dict[str, Any]] | None, filled: Ledger) 
 @pytest.mark.parametrize(
     ("where", "complaint"),
     [
-        ("colour=red", "no column 'colour'; there are attempts, bytes, content_type, depth, digest, discovered_at"),
+        ("colour=red", "no column 'colour'; there are attempts, bytes, cause, content_type, depth"),
         ("fields=x", "no column 'fields'"),
         ("state=finished", "state=finished: no state 'finished'; there are queued, leased, done, failed, excluded"),
         ("status=ok", "status=ok: 'ok' is no number"),

@@ -27,6 +27,7 @@ from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
 from crawler.worker.fetch_errors import FetchError, HungUpError, TimedOutError
+from crawler.worker.memory import Share
 
 
 def crawl(
@@ -35,6 +36,7 @@ def crawl(
     redelivered: bool = False,
     stop: Any = None,
     known: dict[str, RobotsFile] | None = None,
+    share: Share | None = None,
     **job: Any,
 ) -> Report:
     batch = Batch(
@@ -46,7 +48,9 @@ def crawl(
         robots=known or {},
     )
     with Client("CrawlerFleet/test (+mailto:owner@example.org)") as client:
-        return fetch_batch(batch, client, stop or threading.Event(), worker="test", redelivered=redelivered)
+        return fetch_batch(
+            batch, client, stop or threading.Event(), worker="test", redelivered=redelivered, share=share
+        )
 
 
 def outcome(site: Site, path: str, **job: Any) -> tuple[str, str | None]:
@@ -190,6 +194,9 @@ def test_retry_after_as_a_date(site: Site) -> None:
         (Answer("", 204), ("done", None)),
         (Answer("x", 200, {"Content-Type": "application/pdf"}), ("excluded", "content type application/pdf")),
         (Answer("x", 200, {}), ("excluded", "content type not given")),
+        (Answer("<html>x", 200, {}), ("done", None)),
+        (Answer("<html>x", 200, {"X-Content-Type-Options": "nosniff"}), ("excluded", "content type not given")),
+        (Answer("<html>x", 200, {"Content-Type": "text/plain"}), ("excluded", "content type text/plain")),
         (Answer("x", 302, {"Location": "/b"}), ("excluded", "redirect to {url}/b")),
         (Answer("x", 302, {"Location": "/x"}), ("failed", "redirect to itself")),
         (Answer("x", 302, {"Location": "mailto:x@y"}), ("failed", "redirect to an address that is not crawlable")),
@@ -747,3 +754,84 @@ def test_where_a_server_redirects_to_is_asked_for_as_it_said(site: Site) -> None
     report = crawl(site, "/p", "/q")
     assert [urls.path_of(link.url) for link in report.links] == ["/p?PHPSESSID=abc", "/r"]
     assert [(page.state, page.cause) for page in report.results] == [("excluded", Cause.REDIRECT), ("done", None)]
+
+
+def test_a_page_whose_type_the_server_did_not_name_is_read_whole(site: Site) -> None:
+    site.pages["/"] = Answer("<html><title>T</title>" + "<!-- -->" * 20_000 + "<a href=/last>x</a>", 200, {})
+    report = crawl(site, "/")
+    (page,) = report.results
+    assert (page.state, page.title, page.content_type) == ("done", "T", "text/html")
+    assert page.bytes == len(site.pages["/"].body)  # type: ignore[union-attr, arg-type]
+    assert [urls.path_of(link.url) for link in report.links] == ["/last"]
+
+
+def visit(site: Site, target: Target, **job: Any) -> Report:
+    batch = Batch(
+        lease="l",
+        job=Job(**{"name": "t", "delay": 0, **job}),
+        host=site.host,
+        targets=[target],
+        expires_at=time.time() + 60,
+    )
+    with Client("x") as client:
+        return fetch_batch(batch, client, threading.Event(), worker="t")
+
+
+REFRESH = '<title>We have moved</title><meta http-equiv=refresh content="0; url=http://www.other.test/?sid=1">'
+
+
+@pytest.mark.parametrize(("seed", "excluded"), [(True, None), (False, "scope: other host")])
+def test_a_page_that_leads_on_by_itself_is_a_redirect_in_all_but_name(
+    site: Site, seed: bool, excluded: str | None
+) -> None:
+    """With depth 0 what a seed shows is still reached, and a seed that has moved may name its new host."""
+    site.pages["/"] = Answer(REFRESH)
+    report = visit(site, Target(url=f"{site.url}/", depth=0, hops=3, seed=seed), depth=0)
+    assert (report.results[0].state, report.results[0].title) == ("done", "We have moved")
+    (link,) = report.links
+    assert (link.url, link.depth, link.hops) == ("http://www.other.test/?sid=1", 0, 4)
+    assert (link.seed, link.excluded, link.found_on) == (seed, excluded, f"{site.url}/")
+
+
+def test_a_slide_show_goes_on_where_redirects_would_end(site: Site) -> None:
+    site.pages["/10"] = Answer("<meta http-equiv=refresh content='5; url=/11'>")
+    (link,) = visit(site, Target(url=f"{site.url}/10", depth=2, hops=10)).links
+    assert (link.url, link.depth, link.hops) == (f"{site.url}/11", 3, 0)
+
+
+def test_a_refresh_header_counts_and_one_to_itself_does_not(site: Site) -> None:
+    site.pages["/"] = Answer("x", headers={**HTML, "Refresh": "0; url=/x"})
+    site.pages["/news"] = Answer("x", headers={**HTML, "Refresh": "5; url=/news"})
+    assert [link.url for link in crawl(site, "/", "/news").links] == [f"{site.url}/x"]
+
+
+def test_a_seed_that_redirects_hands_its_right_on(site: Site) -> None:
+    """From http to https, or to www: the frontier widens the job's prefixes by what such a link says."""
+    site.pages["/docs/"] = Answer("", 301, {"Location": "https://www.other.test/docs/"})
+    target = Target(url=f"{site.url}/docs/", depth=0, seed=True)
+    (link,) = visit(site, target, scope={"kind": "prefix", "prefixes": [f"{site.url}/docs/"]}).links
+    assert (link.url, link.seed, link.excluded) == ("https://www.other.test/docs/", True, None)
+    assert link.found_on == target.url
+
+
+def test_a_relative_sitemap_line_is_relative_to_robots_txt(site: Site) -> None:
+    site.pages["/robots.txt"] = Answer("Sitemap: /map.xml\nSitemap: //other.test/map.xml\nSitemap: http://[\n")
+    site.pages["/dir/"] = Answer("x")
+    links = crawl(site, "/dir/", sitemaps=True).links
+    assert [link.url for link in links] == [f"{site.url}/map.xml", "http://other.test/map.xml"]
+    assert {(link.sitemap, link.found_on) for link in links} == {(True, f"{site.url}/robots.txt")}
+
+
+def test_sitemaps_behind_one_another_are_counted_apart_from_redirects(site: Site) -> None:
+    site.pages["/index"] = Answer(f"<sitemapindex><loc>{site.url}/map</loc></sitemapindex>", headers={})
+    site.pages["/moved"] = Answer("", 301, {"Location": "/index"})
+    (link,) = visit(site, Target(url=f"{site.url}/index", depth=0, sitemap=True, hops=9, nested=2)).links
+    assert (link.url, link.sitemap, link.hops, link.nested) == (f"{site.url}/map", True, 0, 3)
+    (link,) = visit(site, Target(url=f"{site.url}/moved", depth=0, sitemap=True, hops=9, nested=3)).links
+    assert (link.url, link.sitemap, link.hops, link.nested) == (f"{site.url}/index", True, 10, 3)
+    report = visit(site, Target(url=f"{site.url}/index", depth=0, sitemap=True, nested=3))
+    assert report.links == []
+    assert report.results[0].reason == "sitemap index behind 3 others: not followed"
+    site.pages["/urls"] = Answer(f"<urlset><loc>{site.url}/page</loc></urlset>", headers={})
+    (link,) = visit(site, Target(url=f"{site.url}/urls", depth=0, sitemap=True, nested=3)).links
+    assert (link.url, link.sitemap, link.nested) == (f"{site.url}/page", False, 0)

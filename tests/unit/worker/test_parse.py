@@ -75,6 +75,61 @@ def test_canonical(rel: str, canonical: str | None) -> None:
     assert parse.parse(f'<link rel="{rel}" href="/c">', PAGE, "x").canonical == canonical
 
 
+def test_frames_of_a_frameset_are_followed() -> None:
+    html = "<frameset cols=50%,50%><frame src=menu><frame src=/text#top></frameset>"
+    assert parse.parse(html, PAGE, "x").links == ["http://example.org/dir/menu", "http://example.org/text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "goal"),
+    [
+        # https://html.spec.whatwg.org/#shared-declarative-refresh-steps
+        ("0; url=/x", "http://example.org/x"),
+        ("0;URL='/x'", "http://example.org/x"),
+        ('5, url = "/x" and more', "http://example.org/x"),
+        ("0 /x", "http://example.org/x"),
+        ("0;/x", "http://example.org/x"),
+        (".5;url=x#y", "http://example.org/dir/x"),
+        ("  3.7 ; url=http://other.test/", "http://other.test/"),
+        ("0;url=u", "http://example.org/dir/u"),
+        ("0;u", "http://example.org/dir/u"),
+        ("10;url=/x", "http://example.org/x"),
+        ("11;url=/x", None),  # a page to be read
+        ("99999999999999999999;url=/x", None),
+        ("0", None),
+        ("5;", None),
+        ("", None),
+        ("url=/x", None),
+        ("-1;url=/x", None),
+        ("0x;url=/x", None),
+        ("0;url=javascript:x()", None),
+    ],
+)
+def test_refresh(content: str, goal: str | None) -> None:
+    assert parse.parse("", PAGE, "x", refresh=content).refresh == goal
+    quoted = content.replace('"', "&quot;")
+    for html in (f'<meta http-equiv="refresh" content="{quoted}">', f'<META HTTP-EQUIV=Refresh content="{quoted}">'):
+        document = parse.parse(html, PAGE, "x")
+        assert (document.refresh, document.links) == (goal, [])
+
+
+def test_of_several_refreshes_the_first_counts_and_the_header_before_all() -> None:
+    html = '<meta http-equiv=refresh content="0;url=1"><meta http-equiv=refresh content="0;url=2">'
+    assert parse.parse(html, PAGE, "x").refresh == "http://example.org/dir/1"
+    assert parse.parse(html, PAGE, "x", refresh="0;url=3").refresh == "http://example.org/dir/3"
+
+
+def test_what_only_browsers_without_scripts_see_is_no_refresh() -> None:
+    html = '<noscript><meta http-equiv=refresh content="0;url=/no-scripts"></noscript>'
+    assert parse.parse(html, PAGE, "x").refresh is None
+
+
+def test_a_refresh_is_a_link_to_robots_as_well() -> None:
+    html = '<meta name=robots content=nofollow><meta http-equiv=refresh content="0;url=/x"><base href="/other/">'
+    assert parse.parse(html, PAGE, "x").refresh is None
+    assert parse.parse(html, PAGE, "x", obey=False).refresh == "http://example.org/x"
+
+
 NOW = 1_790_000_000.0  # 2026-09-21
 
 
