@@ -198,7 +198,8 @@ def test_a_hostile_site_is_crawled_to_the_end(
     processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
 ) -> None:
     expected = hostile.furnish(site)
-    processes.seed("--job", str(processes.file("job.yml", {"name": "hostile", "seeds": [site.url], **hostile.JOB})))
+    job = {"name": "hostile", "seeds": [site.url], "retry_wait": 2, **hostile.JOB}
+    processes.seed("--job", str(processes.file("job.yml", job)))
     counts = outcome("hostile", 200)
     became = {url_rules.path_of(row["url"]): row for row in status.pages(ledger, "hostile")}
     hostile.check(expected, became)
