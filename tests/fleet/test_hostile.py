@@ -52,7 +52,7 @@ def sites(fleet: Fleet) -> Iterator[list[str]]:
 def crawl(fleet: Fleet, folder: Path, **job: Any) -> str:
     """Crawl to the end; the job's name."""
     name = f"hostile-{time.time():.0f}"
-    (folder / "job.yml").write_text(yaml.safe_dump({"name": name, **hostile.JOB, **job}))
+    (folder / "job.yml").write_text(yaml.safe_dump({"name": name, "retry_wait": 2, **hostile.JOB, **job}))
     fleet.seed(name, "--watch", "--timeout", "280", file=folder / "job.yml")
     return name
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import conftest
 import hostile
 import pytest
+from amqp.exceptions import PreconditionFailed
 from conftest import Processes, Services, eventually
-from kombu import Connection, Producer
+from kombu import Connection, Producer, Queue
 from website import Answer, Site
 
+from crawler import limits
 from crawler import urls as url_rules
 from crawler.frontier import orders, status
 from crawler.frontier.ledger import Ledger
@@ -131,6 +134,38 @@ def test_poisoned_messages_end_among_the_dead_letters(
     assert outcome("after")["done"] == 1
 
 
+@pytest.fixture
+def impatient(services: Services) -> Iterator[None]:
+    """The broker with a consumer_timeout of seconds, and looking every second."""
+
+    def set_milliseconds(timeout: float, tick: float) -> None:
+        setting = f"application:set_env(rabbit, consumer_timeout, {timeout:.0f})"
+        looking = f"application:set_env(rabbit, channel_tick_interval, {tick:.0f})"
+        services.run(f"rabbitmqctl --quiet eval '{setting}, {looking}.'")
+
+    set_milliseconds(2_000, 1_000)
+    yield
+    set_milliseconds(limits.CONSUMER * 1000, 60_000)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_batch_that_nobody_acknowledges_goes_to_another(services: Services) -> None:
+    """RabbitMQ honours consumer_timeout for quorum queues, which an upgrade might change."""
+    services.run("rabbitmqctl --silent purge_queue -p crawler fetch")
+    with Connection("amqp://ledger:ledger@127.0.0.1:22292/crawler") as ledger:
+        Producer(ledger).publish("a batch", exchange="fetch", routing_key="fetch")
+    with Connection("amqp://worker:worker@127.0.0.1:22292/crawler") as stuck:
+        taken: list[object] = []
+        with pytest.raises(PreconditionFailed, match="timed out"):  # noqa: PT012, SIM117 - it ends within the block
+            with stuck.Consumer([Queue("fetch", no_declare=True)], on_message=taken.append):
+                for _ in range(30):
+                    with contextlib.suppress(TimeoutError):
+                        stuck.drain_events(timeout=1)
+        assert len(taken) == 1
+    assert services.queues()["fetch"] == 1
+    services.run("rabbitmqctl --silent purge_queue -p crawler fetch")
+
+
 def test_without_a_broker_seeding_says_so(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conftest, "BROKER", "amqp://{0}:{0}@127.0.0.1:1/crawler")
     seeded = processes.seed("http://a.test/")
@@ -163,7 +198,8 @@ def test_a_hostile_site_is_crawled_to_the_end(
     processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
 ) -> None:
     expected = hostile.furnish(site)
-    processes.seed("--job", str(processes.file("job.yml", {"name": "hostile", "seeds": [site.url], **hostile.JOB})))
+    job = {"name": "hostile", "seeds": [site.url], "retry_wait": 2, **hostile.JOB}
+    processes.seed("--job", str(processes.file("job.yml", job)))
     counts = outcome("hostile", 200)
     became = {url_rules.path_of(row["url"]): row for row in status.pages(ledger, "hostile")}
     hostile.check(expected, became)
