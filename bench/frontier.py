@@ -50,8 +50,8 @@ FROM (SELECT 'site' || lpad(h::text, 6, '0') || '.example' AS host
      generate_series(0, CAST(:each AS int) - 1) n
 """
 COUNT = """
-INSERT INTO host_queues (job_id, host, queued, leased, done, failed, excluded, next_due)
-SELECT :job, 'site' || lpad(h::text, 6, '0') || '.example', :queued, 0, :each - :queued, 0, 0, 0
+INSERT INTO host_queues (job_id, host, discovered, queued, leased, done, failed, excluded, next_due)
+SELECT :job, 'site' || lpad(h::text, 6, '0') || '.example', :each, :queued, 0, :each - :queued, 0, 0, 0
 FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h
 """
 HOSTS = """

@@ -32,8 +32,9 @@ PATH = ("depth", "hops", "nested", "sitemap", "seed", "found_on")
 """The columns that say on which path a URL was found."""
 FOLLOWED = (Cause.REDIRECT, Cause.SITEMAP)
 """Causes of URLs that are excluded as no pages, and whose links were followed all the same."""
-_KEPT_OUT = counted.caused(Cause.DEPTH, Cause.SCOPE, Cause.TRAP)
-"""What was never asked for, because the path on which it was found led out of the job's limits."""
+KEPT_OUT = (Cause.DEPTH, Cause.SCOPE, Cause.TRAP)
+"""Causes of URLs that were never asked for, because the path on which they were found led out of the job's limits."""
+_KEPT_OUT = counted.caused(*KEPT_OUT)
 
 
 def insert(
@@ -80,7 +81,10 @@ def _bring_nearer(
     again, moved = [], []
     for row in _met(ledger, tx, job_id, job, wanted):
         counts = moves[job_id, row.host]
-        if row.kept_out or row.state == "done" or (row.state == "excluded" and row.cause in FOLLOWED):
+        # What is excluded and not nearer was kept out; what is both may have been, and is then wanted as well.
+        excluded = row.state == "excluded"
+        kept_out = excluded and (not row.nearer or row.cause is None or row.cause in KEPT_OUT)
+        if kept_out or row.state == "done" or (excluded and row.cause in FOLLOWED):
             again.append((row.host, row.url))
             counts.update({row.state: -1, "queued": 1, "again": int(row.state == "done")})
         else:
@@ -108,13 +112,7 @@ def _met(ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[dic
         nearer = sa.and_(nearer, urls.c.state == "queued")
     return list(
         tx.execute(
-            sa.select(
-                urls.c.host,
-                urls.c.url,
-                urls.c.state,
-                urls.c.cause,
-                sa.type_coerce(sa.func.coalesce(_KEPT_OUT, sa.false()), sa.Boolean).label("kept_out"),
-            )
+            sa.select(urls.c.host, urls.c.url, urls.c.state, urls.c.cause, nearer.label("nearer"))
             .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY)))
             .where(sa.or_(_KEPT_OUT, nearer))
             .order_by(urls.c.host, urls.c.url)

@@ -130,9 +130,10 @@ def _finish_urls(
     outcome = ("reason", "cause")
     # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
     new_body = [row for row in results if row["digest"]]
-    _update(ledger, tx, job_id, new_body, report, (*RESULT, "expanded"))
+    depth = ("expanded",) if job.depth is not None else ()
+    _update(ledger, tx, job_id, new_body, report, (*RESULT, *depth))
     no_body = [row for row in results if not row["digest"]]
-    _update(ledger, tx, job_id, no_body, report, (*outcome, "status", "fetched_at", "expanded"))
+    _update(ledger, tx, job_id, no_body, report, (*outcome, "status", "fetched_at", *depth))
     _update(ledger, tx, job_id, retried, report, (*outcome, "not_before", "fetched_at"))
     _update(ledger, tx, job_id, returned, report, outcome)
     return pages, min(wakes, default=None)
