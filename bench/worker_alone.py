@@ -88,7 +88,7 @@ def main() -> None:
 
     def pulse() -> None:
         while True:
-            gevent.sleep(15)  # as under systemd: crawler/service.py
+            gevent.sleep(15)  # as under systemd: processes/worker_tasks.py, pulse
             release_memory()
 
     gevent.spawn(pulse)

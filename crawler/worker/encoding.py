@@ -18,7 +18,7 @@ SCANNED = 8 * 1024
 """Bytes searched for a declaration. The standard asks for 1024; browsers read on to the end of the head."""
 
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# "replacement" hides all of a page, lest a script in it be smuggled past a filter; we run none, and its links in ASCII
+# "replacement" hides all of a page, so that no script in it passes a filter unseen; we run none, and its links in ASCII
 # are readable. "x-user-defined" is a trick to send bytes to scripts.
 _NO_TEXT = {"replacement", "x-user-defined"}
 # The standard's decoder of GBK is that of GB 18030.

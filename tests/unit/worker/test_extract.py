@@ -170,7 +170,7 @@ def test_what_an_extractor_may_return(extractor: Any) -> None:
     assert extract.extract(extractor(lambda _: {"a": (1, 2)}), page()) == ({"a": [1, 2]}, None)
 
 
-def test_text_that_no_database_takes_is_mended(extractor: Any) -> None:
+def test_text_that_no_database_takes_is_replaced(extractor: Any) -> None:
     given = {"a": "x\0y\ud800z", "b": ["\0"], "\0c": "\\u0000 \U0001f600"}
     fields, error = extract.extract(extractor(lambda _: given), page())
     assert error is None
