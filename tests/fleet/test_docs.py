@@ -16,7 +16,7 @@ Type = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
-def type_(fleet: Fleet, crawled: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Type]:
+def type_(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Type]:
     """Runs a command where a person would, with this fleet's names in place of the document's; what it prints."""
     folder = tmp_path_factory.mktemp("project")
     (folder / "crawler").symlink_to(ROOT / "crawler")
@@ -25,7 +25,7 @@ def type_(fleet: Fleet, crawled: str, tmp_path_factory: pytest.TempPathFactory) 
     frontier, paris = fleet.groups["frontier"][0], fleet.groups["workers"][0]
     workers = sum("worker@" in unit for unit in fleet.wanted(paris))
     names = {"https://example.org/": "http://policy.test/ --delay 0.02", "URL": "http://policy.test/"}
-    names |= {"HOST": "policy.test", "JOB": crawled, "--limit paris": f"--limit {paris}"}
+    names |= {"HOST": "policy.test", "JOB": "docs", "--limit paris": f"--limit {paris}"}
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "ANSIBLE_INVENTORY": fleet.inventory,
@@ -38,7 +38,7 @@ def type_(fleet: Fleet, crawled: str, tmp_path_factory: pytest.TempPathFactory) 
         for theirs, ours in names.items():
             command = command.replace(theirs, ours)
         if "crawler" in command.split()[:2]:
-            return fleet.host(frontier).check_output("%s", command.removeprefix("sudo "))
+            return fleet.host(frontier).check_output(command.removeprefix("sudo "))
         place = ROOT if command.startswith("ansible-playbook") else folder
         ran = subprocess.run(["bash", "-c", command], cwd=place, env=environment, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stdout + ran.stderr
