@@ -25,7 +25,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
 
 from crawler import fields, progress, settings, urls
-from crawler.frontier import export, orders, status
+from crawler.frontier import export, orders, politeness, status
 from crawler.frontier.ledger import Ledger
 
 console = progress.standard_output()
@@ -201,10 +201,9 @@ def _audit(options: argparse.Namespace) -> int:
         return 0
     state = f"blocked since {_when(known['blocked_at'])}" if known["blocked_at"] else f"due {_when(known['next_due'])}"
     _say(f"{known['host']}: {state}; failures in a row: {known['failures']} {known['failure'] or ''}")
-    for origin, file in json.loads(known["robots"] or "{}").items():
-        answer = file["status"] or "no answer"
-        version = hashlib.sha256(file["body"].encode()).hexdigest()[:12]
-        _say(f"{origin}/robots.txt: {answer} at {_when(file['fetched_at'])}, version {version}")
+    for origin, file in politeness.robots_of(known["robots"]).items():
+        version = hashlib.sha256(file.body.encode()).hexdigest()[:12]
+        _say(f"{origin}/robots.txt: {file.status or 'no answer'} at {_when(file.fetched_at)}, version {version}")
     number, shortest = 0, float("inf")
     for request in known["requests"]:
         number += 1

@@ -148,13 +148,6 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
     return round((done - first.done) / (now - first.at), 1) if first and now > first.at else 0.0
 
 
-def count_again(ledger: Ledger, job: str) -> dict[str, int]:
-    """The counts of `job` taken from its URLs one by one, as a check on those kept along the way. Compare with a
-    snapshot's counts only while nothing moves; `snapshots(recount=True)` gives both of one moment."""
-    with ledger.snapshot() as tx:
-        return _recounted(tx, job_id_of(tx, job))
-
-
 def _recounted(tx: Connection, job_id: int) -> dict[str, int]:
     """Counts every row of the job: those in a state that does not exist are in "discovered" alone. A URL that is leased
     under no lease, and so would never come back, is in none of the states."""

@@ -209,11 +209,12 @@ def outcome(ledger: Ledger) -> Callable[[str], dict[str, int]]:
 
     def wait(job: str, timeout: float = 120) -> dict[str, int]:
         def finished() -> dict[str, Any] | None:
-            jobs = status.snapshots(ledger, time.time())
+            jobs = status.snapshots(ledger, time.time(), recount=True)
             return next((known for known in jobs if known["job"] == job and known["state"] == "done"), None)
 
-        counts: dict[str, int] = eventually(finished, timeout)["counts"]
-        assert counts == status.count_again(ledger, job)
+        snapshot = eventually(finished, timeout)
+        counts: dict[str, int] = snapshot["counts"]
+        assert counts == snapshot["recounted"]
         return counts
 
     return wait

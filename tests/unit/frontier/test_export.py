@@ -280,7 +280,6 @@ def filled(ledger: Ledger) -> Ledger:
         ("fetched_at<2026-09-21T16:13:21+02:00", [DONE, FOUND]),
         ("bytes=1234", [DONE, FOUND]),
         ("depth<1", [DONE]),
-        ("depth>1", [FAILED, QUEUED]),
         ("depth>=1", [FOUND, FAILED, QUEUED]),
         ("worker~^worker-1@", [DONE, FOUND]),
         ("title='A' or 1=1", None),
