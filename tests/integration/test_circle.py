@@ -194,7 +194,7 @@ def test_the_delay_is_kept_over_the_whole_fleet(processes: Processes, ledger: Le
         site.close()
 
 
-@pytest.mark.timeout(600)  # it takes two minutes where nothing else runs
+@pytest.mark.timeout(600)  # it waits for many time limits, one after another
 def test_a_hostile_site_is_crawled_to_the_end(
     processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
 ) -> None:
