@@ -86,7 +86,7 @@ class Fleet:
         """Crawl the demo's sites to the end; the summary that seed.py writes."""
         written = self.ssh_config.with_name("summary.json")
         written.unlink(missing_ok=True)
-        self.seed(job, "--watch", "--timeout", "240", "--summary", str(written))
+        self.seed(job, "--watch", "--timeout", "280", "--summary", str(written))
         summary: dict[str, Any] = json.loads(written.read_text())
         return summary
 

@@ -53,7 +53,7 @@ def crawl(fleet: Fleet, folder: Path, **job: Any) -> str:
     """Crawl to the end; the job's name."""
     name = f"hostile-{time.time():.0f}"
     (folder / "job.yml").write_text(yaml.safe_dump({"name": name, "retry_wait": 2, **hostile.JOB, **job}))
-    fleet.seed(name, "--watch", "--timeout", "280", file=folder / "job.yml")
+    fleet.seed(name, "--watch", "--timeout", "560", file=folder / "job.yml")
     return name
 
 
@@ -96,7 +96,7 @@ def at_rest(fleet: Fleet) -> dict[str, int]:
     return held
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_every_url_is_accounted_for_no_worker_dies_and_memory_is_flat(
     fleet: Fleet, sites: list[str], tmp_path: Path
 ) -> None:

@@ -49,10 +49,12 @@ def impatient(fleet: Fleet) -> Iterator[dict[str, str]]:
     for unit, host in units.items():
         drop_in = f"/run/systemd/system/{unit}.service.d"
         write = rf"mkdir -p {drop_in} && printf '[Service]\nWatchdogSec={PATIENCE}\n' > {drop_in}/test.conf"
-        fleet.host(host).check_output(f"{write} && systemctl daemon-reload")
+        # systemd takes a new WatchdogSec with the next start.
+        fleet.host(host).check_output(f"{write} && systemctl daemon-reload && systemctl restart {unit}")
     yield units
     for unit, host in units.items():
-        fleet.host(host).check_output(f"rm -r /run/systemd/system/{unit}.service.d && systemctl daemon-reload")
+        undo = f"rm -r /run/systemd/system/{unit}.service.d && systemctl daemon-reload && systemctl restart {unit}"
+        fleet.host(host).check_output(undo)
 
 
 def shown(fleet: Fleet, host: str, unit: str, *properties: str) -> dict[str, str]:

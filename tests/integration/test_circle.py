@@ -194,13 +194,14 @@ def test_the_delay_is_kept_over_the_whole_fleet(processes: Processes, ledger: Le
         site.close()
 
 
+@pytest.mark.timeout(600)  # it waits for many time limits, one after another
 def test_a_hostile_site_is_crawled_to_the_end(
     processes: Processes, site: Site, ledger: Ledger, outcome: Outcome
 ) -> None:
     expected = hostile.furnish(site)
     job = {"name": "hostile", "seeds": [site.url], "retry_wait": 2, **hostile.JOB}
     processes.seed("--job", str(processes.file("job.yml", job)))
-    counts = outcome("hostile", 200)
+    counts = outcome("hostile", 400)
     became = {url_rules.path_of(row["url"]): row for row in status.pages(ledger, "hostile")}
     hostile.check(expected, became)
     assert counts["discovered"] == len(became)
