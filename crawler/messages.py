@@ -159,6 +159,8 @@ class UrlResult(BaseModel):
     warc_file: str | None = None
     warc_offset: int | None = None
     """Where the page's response record begins in that file, in bytes."""
+    warc_date: float | None = None
+    """When the body in that record was fetched, in seconds since the epoch."""
 
 
 class Link(BaseModel):

@@ -210,13 +210,14 @@ def _spent(tx: Connection, where: sa.ColumnElement[bool]) -> int:
 def _next_urls(tx: Connection, job_id: int, host: str, size: int, only_again: bool) -> list[Any]:
     """A host's next URLs, breadth first. Index urls_in_queue gives them in this order. Locks them, and passes over
     those that a recorder has locked: their turn comes."""
-    columns = ("url", "depth", "hops", "nested", "sitemap", "seed", "etag", "last_modified", "digest", "expiries")
+    path = ("url", "depth", "hops", "nested", "sitemap", "seed", "expiries")
+    last_visit = ("etag", "last_modified", "digest", "warc_file", "warc_offset", "warc_date")
     here = sa.and_(urls.c.job_id == job_id, urls.c.host == host)
     if only_again:
         here = sa.and_(here, urls.c.was_done)
     return list(
         tx.execute(
-            sa.select(*(urls.c[name] for name in columns), urls.c.was_done)
+            sa.select(*(urls.c[name] for name in (*path, *last_visit)), urls.c.was_done)
             .where(here, urls.c.state == "queued", urls.c.not_before.is_(None))
             .order_by(urls.c.not_before, urls.c.depth, urls.c.attempts, urls.c.discovered_at)
             .limit(size)

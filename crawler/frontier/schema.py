@@ -79,6 +79,7 @@ urls = sa.Table(
     sa.Column("extract_error", sa.Text),  # what the job's extractor raised
     sa.Column("warc_file", sa.Text),
     sa.Column("warc_offset", sa.BigInteger),
+    sa.Column("warc_date", sa.Float(53)),
     sa.Column("worker", sa.Text),
     sa.Column("release", sa.Text),
 )

@@ -217,8 +217,8 @@ class AnswerReader:
         except OSError as error:
             raise NotArchivedError(error.strerror) from error
         if archived:  # where the body is
-            return {"warc_file": archived, "warc_offset": target.warc_offset}
-        return {"warc_file": position.file, "warc_offset": position.offset}
+            return {"warc_file": archived, "warc_offset": target.warc_offset, "warc_date": target.warc_date}
+        return {"warc_file": position.file, "warc_offset": position.offset, "warc_date": response.started_at}
 
     # --- sitemaps -----------------------------------------------------------------------------------------------------
 

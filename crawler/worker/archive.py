@@ -203,6 +203,8 @@ class Archive:
                 descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # completed this moment
+            except PermissionError:
+                continue  # another user's: none of our processes wrote it
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 size = os.fstat(descriptor).st_size

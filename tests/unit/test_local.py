@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from website import Answer, Site
 from crawler import local
 from crawler.frontier import export, status
 from crawler.frontier.ledger import Ledger
+from crawler.frontier.schema import urls
 from crawler.job import Job
 from crawler.messages import Admission
 from crawler.worker import extract
@@ -49,6 +51,31 @@ def test_every_page_done_is_in_the_archive_where_the_ledger_says(site: Site, led
             assert record.rec_headers["WARC-IP-Address"] == "127.0.0.1"
             assert len(record.content_stream().read()) == row["bytes"]
     assert all(row["warc_file"] is None for row in rows if row["state"] != "done")
+
+
+def test_a_visit_that_finds_nothing_new_is_a_revisit_record(site: Site, ledger: Ledger, tmp_path: Path) -> None:
+    site.tree(3)
+    first = crawled(site, ledger, archive_at(tmp_path / "1"), recrawl=60)
+    with ledger.transaction() as tx:
+        tx.execute(urls.update().values(fetched_at=urls.c.fetched_at - 100))
+    site.pages["/2"] = Answer("<title>New</title>")
+    second = crawled(site, ledger, archive_at(tmp_path / "2"), recrawl=60)
+    kinds, refers_to = {}, {}
+    for path in (tmp_path / "2" / "archive").iterdir():
+        with path.open("rb") as stream:
+            for record in ArchiveIterator(stream):
+                if record.rec_type in ("response", "revisit"):
+                    url = record.rec_headers["WARC-Target-URI"]
+                    kinds[url] = record.rec_type
+                    refers_to[url] = record.rec_headers["WARC-Refers-To-Date"]
+    paths = [row["url"].removeprefix(site.url) for row in first]
+    assert [kinds[row["url"]] for row in first] == ["revisit", "revisit", "response"], paths
+    where = [(row["warc_file"], row["warc_offset"], row["warc_date"]) for row in first]
+    again = [(row["warc_file"], row["warc_offset"], row["warc_date"]) for row in second]
+    assert again[:2] == where[:2]  # the body is where it was
+    assert again[2] != where[2]
+    date = datetime.fromisoformat(refers_to[first[0]["url"]])
+    assert abs(date.timestamp() - first[0]["warc_date"]) < 0.001
 
 
 def test_fields_reach_the_export(site: Site, ledger: Ledger, tmp_path: Path) -> None:
