@@ -5,7 +5,7 @@
 A batch must end before its task is killed, and the task before the lease expires: an expired lease is given to another
 worker, and a host must never be asked by two. The broker takes a message back (CONSUMER) only after the frontier has
 given the lease up. A worker that is told to stop finishes the URL in hand (FETCH) before systemd kills it (STOP).
-tests/unit/test_limits.py asserts this, also of the units and of RabbitMQ's configuration.
+tests/unit/test_limits.py asserts this; tests/templates/test_time_limits.py, that units and broker are told the same.
 """
 
 from __future__ import annotations
