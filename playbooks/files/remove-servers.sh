@@ -34,6 +34,9 @@ if [ -e "$records/rabbitmq-server" ]; then
     systemctl stop rabbitmq-server epmd.socket
     rm -rf /etc/rabbitmq/definitions.json /etc/rabbitmq/rabbitmq.conf /etc/rabbitmq/rabbitmq-env.conf \
       /var/lib/rabbitmq/mnesia/rabbit@localhost*
+    for kept in /etc/rabbitmq/*.before-crawler; do
+      [ ! -e "$kept" ] || mv "$kept" "${kept%.before-crawler}"
+    done
     systemctl daemon-reload
     systemctl start epmd.socket rabbitmq-server
     echo "removed the crawler's node of RabbitMQ"
