@@ -81,7 +81,7 @@ class Watch:
             f"{counts['excluded']:,} excluded, {counts['queued'] + counts['leased']:,} to go"
         )
         if waiting := snapshot.get("waiting"):
-            numbers += f" ({waiting:,} wait for another attempt)"
+            numbers += f" ({waiting:,} wait for another attempt{_until_next_attempt(snapshot)})"
         self._bar.update(
             self._task,
             description=title,
@@ -110,6 +110,14 @@ def table(title: str, names: tuple[str, ...], numbers: tuple[str, ...]) -> Table
 def cells(*values: object) -> list[RenderableType]:
     """`values` as cells of a table's row: whole numbers with separators, anything else as it is."""
     return [Text(f"{value:,}" if isinstance(value, int) else printable(value)) for value in values]
+
+
+def _until_next_attempt(snapshot: dict[str, Any]) -> str:
+    """ ", the next in 18 min": a job that only waits for its URLs' own clocks looks idle otherwise."""
+    if snapshot.get("next_attempt_at") is None:
+        return ""
+    seconds = max(0.0, snapshot["next_attempt_at"] - snapshot["at"])
+    return f", the next in {seconds / 60:.0f} min" if seconds >= 90 else f", the next in {seconds:.0f} s"
 
 
 def summary(snapshot: dict[str, Any]) -> list[Table]:

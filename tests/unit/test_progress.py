@@ -138,6 +138,16 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "75%" in text
 
 
+@pytest.mark.parametrize(
+    ("at", "said"), [(1041.4, "the next in 41 s"), (2080, "the next in 18 min"), (900, "the next in 0 s")]
+)
+def test_it_says_when_the_next_attempt_is(at: float, said: str) -> None:
+    out = console(terminal=True)
+    with progress.Watch(out) as watch:
+        watch.show(snapshot(queued=1) | {"waiting": 1, "at": 1000, "next_attempt_at": at})
+    assert f"(1 wait for another attempt, {said})" in written(out)
+
+
 @pytest.mark.parametrize(("change", "holds"), [({}, True), ({"done": 41}, False), ({"discovered": 7}, False)])
 def test_counts_are_conserved_or_not(change: dict[str, int], holds: bool) -> None:
     counts = {"discovered": 6, "queued": 1, "leased": 0, "done": 3, "failed": 1, "excluded": 1}
