@@ -20,13 +20,17 @@ from website import Site
 
 PORTS = range(8081, 8089)
 """A hostile host each."""
-WARM, ROUNDS = 1, 3
+WARM, ROUNDS = 2, 3
 """Rounds of the heavy pages, each on every hostile host: until every worker has had its share, and then."""
 PULSE = 15.0
 """Seconds after which a worker at rest has given free memory back to the system (worker_tasks.pulse)."""
 GROWTH = 15_000
-"""KiB that a worker at rest may hold more after ROUNDS than before. Of each round it gets two hosts, about; where it
-kept a bomb (50 MB), a big page (1 MB) or what is made of the widest (8 MB) of each, it would be far more."""
+"""KiB that a worker at rest may hold more in the last rounds than before ROUNDS. Of each round it gets two hosts,
+about; where it kept a bomb (50 MB) or what is made of the widest page (8 MB) of each, it would be far more.
+
+After a single round it may be 18,000 more, by a fragmented heap: over 14 rounds in one process it held 133 to 138 MB
+after twelve, 150 and 152 after two, and each of those was followed by 133 or 136. A leak has no such lower round, so
+the least of the last two counts."""
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +112,13 @@ def test_every_url_is_accounted_for_no_worker_dies_and_memory_is_flat(
 
     heavy = [site + path for path in hostile.HEAVY for site in sites]
     held = []
-    for rounds in (WARM, ROUNDS):
-        for _ in range(rounds):
-            crawl(fleet, tmp_path, seeds=heavy, depth=0)
-        held.append(at_rest(fleet))
+    for done in range(1, WARM + ROUNDS + 1):
+        crawl(fleet, tmp_path, seeds=heavy, depth=0)
+        if done == WARM or done > WARM + 1:
+            held.append(at_rest(fleet))
     print("KiB of each worker before and after:", held)
-    grown = {worker: held[1][worker] - held[0][worker] for worker in held[0]}
+    before_rounds, *last = held
+    grown = {worker: min(after[worker] for after in last) - before_rounds[worker] for worker in before_rounds}
     assert max(grown.values()) < GROWTH, held
 
     assert processes(fleet) == before
