@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from crawler import limits
 from crawler import urls as url_rules
-from crawler.frontier import politeness
+from crawler.frontier import moves, politeness
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.job import Job
@@ -41,13 +41,13 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
             except UnreadableJobError:
                 _look_again(tx, job_id, host, now + UNREADABLE_LOOK_AGAIN)
                 continue
-            if batch := _lease_host(tx, job_id, host, job, row, blocked, now):
+            if batch := _lease_host(ledger, tx, job_id, host, job, row, blocked, now):
                 batches.append(batch)
     return batches
 
 
 def _due(tx: Connection, limit: int, now: float) -> list[Any]:
-    """(job_id, host) of the host queues that are due. Index host_queues_due; no locks: what a host may be given is
+    """(job_id, host) of the host queues that are due. Index host_queues_due_by_job; no locks: what a host may be given is
     decided host by host."""
     runs = sa.and_(jobs.c.state == "running", jobs.c.broken.is_(None))
     return list(
@@ -62,7 +62,14 @@ def _due(tx: Connection, limit: int, now: float) -> list[Any]:
 
 
 def _lease_host(
-    tx: Connection, job_id: int, host: str, job: Job, row: Any, blocked: Callable[[], frozenset[str]], now: float
+    ledger: Ledger,
+    tx: Connection,
+    job_id: int,
+    host: str,
+    job: Job,
+    row: Any,
+    blocked: Callable[[], frozenset[str]],
+    now: float,
 ) -> Batch | None:
     """A batch of a host, if nothing stands against it. `row`: as _host gives it."""
     under_way = _under_way(tx, host)
@@ -72,7 +79,7 @@ def _lease_host(
     here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
     woken: dict[str, Any] = {}
     if row.next_wake is not None and row.next_wake <= now:
-        woken = _wake(tx, job_id, host, row, now)
+        woken = _wake(ledger, tx, job_id, host, row, now)
     chosen = _choose(tx, job_id, host, job, row.again)
     if not chosen:
         if woken:
@@ -93,6 +100,7 @@ def _lease_host(
             **woken,
         )
     )
+    moves.add_up(ledger, tx, [{"job_id": job_id, "queued": -len(chosen), "leased": len(chosen)}])
     robots = politeness.robots_of(row.robots)
     origins = {url_rules.origin_of(target.url) for target in chosen} if job.robots else set()
     return Batch(
@@ -137,15 +145,16 @@ def _nothing_ready(tx: Connection, job_id: int, host: str, now: float) -> None:
     tx.execute(host_queues.update().where(here).values(next_due=until))
 
 
-def _wake(tx: Connection, job_id: int, host: str, row: Any, now: float) -> dict[str, Any]:
+def _wake(ledger: Ledger, tx: Connection, job_id: int, host: str, row: Any, now: float) -> dict[str, Any]:
     """Make those of a host's waiting URLs ready whose time has come; what to write to host_queues about it. Index
-    urls_in_queue, twice. `row`: as _host gives it.
+    urls_in_turn, twice. `row`: as _host gives it.
 
     Where a recorder has made URLs wait since `row` was read, next_wake stays as it is, and the next lease looks again.
     """
     here = sa.and_(urls.c.job_id == job_id, urls.c.host == host, urls.c.state == "queued")
     woken = tx.execute(urls.update().where(here, urls.c.not_before <= now).values(not_before=None)).rowcount
     following = tx.execute(sa.select(sa.func.min(urls.c.not_before)).where(here, urls.c.not_before.is_not(None)))
+    moves.add_up(ledger, tx, [{"job_id": job_id, "waiting": -woken}])
     same = host_queues.c.waiting == row.waiting
     return {
         "waiting": host_queues.c.waiting - woken,
@@ -208,7 +217,7 @@ def _spent(tx: Connection, where: sa.ColumnElement[bool]) -> int:
 
 
 def _next_urls(tx: Connection, job_id: int, host: str, size: int, only_again: bool) -> list[Any]:
-    """A host's next URLs, breadth first. Index urls_in_queue gives them in this order. Locks them, and passes over
+    """A host's next URLs, breadth first. Index urls_in_turn gives them in this order. Locks them, and passes over
     those that a recorder has locked: their turn comes."""
     path = ("url", "depth", "hops", "nested", "sitemap", "seed", "expiries")
     last_visit = ("etag", "last_modified", "digest", "warc_file", "warc_offset", "warc_date")

@@ -14,9 +14,9 @@ to it is in the modules beside this one, one for each verb of the circle:
 Each public verb is one transaction (`tidy`: one for each job), and each may be repeated: a message seen twice changes
 nothing. All times are seconds since the epoch and come in as `now`.
 
-Locks are always taken in the order jobs -> urls -> leases -> host_queues -> hosts -> workers, and within a table by
-key, so that recorders and the scheduler cannot wait for each other in a circle. Rows travel to the database as one JSON
-parameter: ten times faster than a parameter a value, and the same statement for both databases.
+Locks are always taken in the order jobs -> urls -> leases -> host_queues -> hosts -> job_counts -> workers, and within
+a table by key, so that recorders and the scheduler cannot wait for each other in a circle. Rows travel to the database
+as one JSON parameter: ten times faster than a parameter a value, and the same statement for both databases.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
-from crawler.frontier.schema import OUTDATED_INDEXES, STATES, host_queues, metadata
+from crawler.frontier.schema import COUNTS, OUTDATED_INDEXES, STATES, host_queues, job_counts, metadata
 from crawler.job import Job
 
 
@@ -77,6 +77,10 @@ class Ledger:
             for name in OUTDATED_INDEXES:
                 tx.execute(sa.text(f"DROP INDEX IF EXISTS {name}"))
             metadata.create_all(tx)
+            if "host_queues" in known and "job_counts" not in known:
+                sums = [sa.func.sum(host_queues.c[name]) for name in COUNTS]
+                counted = sa.select(host_queues.c.job_id, sa.literal(0), *sums).group_by(host_queues.c.job_id)
+                tx.execute(job_counts.insert().from_select(["job_id", "slot", *COUNTS], counted))
             for table in metadata.sorted_tables:
                 for index in table.indexes:
                     index.create(tx, checkfirst=True)

@@ -1,4 +1,4 @@
-"""Changes of state and of the counts that follow them: the one place where `host_queues` counts.
+"""Changes of state and of the counts that follow them: the one place where `host_queues` and `job_counts` count.
 
 Whoever changes the state of URLs notes it in a `Moves` and hands that to `apply` in the same transaction. `discovered`
 is counted where rows are inserted and nowhere else, so that it can be compared with the sum of the states.
@@ -6,6 +6,7 @@ is counted where rows are inserted and nowhere else, so that it can be compared 
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler.frontier.ledger import Ledger
-from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, urls
+from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, job_counts, urls
 from crawler.messages import Cause
 
 Moves = dict[tuple[int, str], Counter[str]]
@@ -48,8 +49,8 @@ def none_yet() -> Moves:
 def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     """Add the changes in `moves` to the counts, and make hosts known that have something to crawl.
 
-    Locks rows of host_queues, then of hosts, by key. Not idempotent: the transaction that changed the states calls it
-    once for each change.
+    Locks rows of host_queues, then of hosts, then of job_counts, by key. Not idempotent: the transaction that changed
+    the states calls it once for each change.
     """
     rows: list[dict[str, Any]] = [
         {"job_id": job_id, "host": host, **{name: counts[name] for name in COUNTS}}
@@ -67,6 +68,22 @@ def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
     if to_crawl:
         tx.execute(ledger.insert_rows(hosts, to_crawl, next_due=now).on_conflict_do_nothing())
+    add_up(ledger, tx, rows)
+
+
+SLOTS = 16
+"""Rows of job_counts for each job at most."""
+
+
+def add_up(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]]) -> None:
+    """Add changes of host_queues (job_id, and any of COUNTS) to the jobs' counts, in this process's slot."""
+    by_job: dict[int, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        by_job[row["job_id"]].update({name: row.get(name, 0) for name in COUNTS})
+    sums = [{"job_id": job_id, **{name: counts[name] for name in COUNTS}} for job_id, counts in sorted(by_job.items())]
+    statement = ledger.insert_rows(job_counts, sums, slot=os.getpid() % SLOTS)
+    changes = {name: job_counts.c[name] + statement.excluded[name] for name in COUNTS}
+    tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "slot"], set_=changes))
 
 
 def queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
@@ -99,7 +116,7 @@ def drop_queued(
     """Finish what is queued among `which` unfetched, with `cause` and `reason`; returns how many URLs that were. What
     has been a page before is a page again.
 
-    Idempotent, and locks, as `queue_again`; index urls_in_queue. `not_before` and `was_done` stay in the row, which
+    Idempotent, and locks, as `queue_again`; index urls_in_turn. `not_before` and `was_done` stay in the row, which
     tells the counts what it was.
     """
     dropped = (
@@ -129,9 +146,9 @@ def drop_queued(
 
 
 def totals(tx: Connection, job_id: int) -> dict[str, int]:
-    """The sums of schema.COUNTS over a job's hosts. One statement, so one moment; by the job's part of the key."""
-    sums = [sa.func.coalesce(sa.func.sum(host_queues.c[name]), 0).label(name) for name in COUNTS]
-    row = tx.execute(sa.select(*sums).where(host_queues.c.job_id == job_id)).one()
+    """The sums of schema.COUNTS over a job's hosts. One statement, so one moment; reads the job's SLOTS rows."""
+    sums = [sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS]
+    row = tx.execute(sa.select(*sums).where(job_counts.c.job_id == job_id)).one()
     return {name: int(getattr(row, name)) for name in COUNTS}
 
 

@@ -14,7 +14,7 @@ COUNTS = (*STATES, "discovered", "again", "waiting")
 """What is counted for each job and host: URLs in each state; URLs inserted, which must be their sum; those of the
 queued and leased ones that have been pages before (`urls.was_done`); those of the queued ones that wait for another
 attempt (`urls.not_before`)."""
-OUTDATED_INDEXES = ("urls_queued", "urls_open")
+OUTDATED_INDEXES = ("urls_queued", "urls_open", "urls_in_queue", "host_queues_due")
 """Indexes of an earlier release that nothing uses any more."""
 
 metadata = sa.MetaData()
@@ -51,6 +51,7 @@ urls = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("sitemap", sa.Boolean, nullable=False, server_default=sa.false()),  # a list of URLs, not a page
     sa.Column("seed", sa.Boolean, nullable=False, server_default=sa.false()),  # see messages.Target
+    sa.Column("turn", sa.Integer, nullable=False, server_default="0"),  # -1: before others of its host, 1: after them
     sa.Column("depth", sa.Integer, nullable=False),
     sa.Column("hops", sa.Integer, nullable=False, server_default="0"),  # redirects that led here
     sa.Column("nested", sa.Integer, nullable=False, server_default="0"),  # sitemap indexes that led here
@@ -86,10 +87,11 @@ urls = sa.Table(
 # A host's queue: what is ready (no not_before) in the order in which it is leased, breadth first; what waits, by time.
 _in_queue = urls.c.state == "queued"
 sa.Index(
-    "urls_in_queue",
+    "urls_in_turn",
     urls.c.job_id,
     urls.c.host,
     urls.c.not_before,
+    urls.c.turn,
     urls.c.depth,
     urls.c.attempts,
     urls.c.discovered_at,
@@ -117,10 +119,30 @@ host_queues = sa.Table(
     *(sa.Column(count, sa.BigInteger, nullable=False, server_default="0") for count in COUNTS),
     sa.Column("next_due", sa.Float(53), nullable=False),
     sa.Column("next_wake", sa.Float(53)),  # no URL's not_before is earlier; equal to next_due: nothing else is queued
+    # Its host is given up or blocked, or has given all the pages the job wants: `tidy` looks, and drops what is queued.
+    sa.Column("give_up", sa.Boolean, nullable=False, server_default=sa.false()),
 )
-_queued = host_queues.c.queued > 0
-sa.Index("host_queues_due", host_queues.c.next_due, postgresql_where=_queued, sqlite_where=_queued)
+_queued = sa.and_(host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
+sa.Index(
+    "host_queues_due_by_job",
+    host_queues.c.job_id,
+    host_queues.c.next_due,
+    postgresql_where=_queued,
+    sqlite_where=_queued,
+)
 sa.Index("host_queues_host", host_queues.c.host)
+_to_drop = sa.and_(host_queues.c.queued > 0, host_queues.c.give_up)
+sa.Index("host_queues_to_drop", host_queues.c.job_id, postgresql_where=_to_drop, sqlite_where=_to_drop)
+
+job_counts = sa.Table(
+    # The sums of host_queues over a job's hosts, kept where those change. In a few rows for each job, so that
+    # recorders do not wait for one another: each process adds to the row of its own slot.
+    "job_counts",
+    metadata,
+    sa.Column("job_id", sa.Integer, primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True),
+    *(sa.Column(count, sa.BigInteger, nullable=False, server_default="0") for count in COUNTS),
+)
 
 hosts = sa.Table(
     "hosts",  # politeness, shared by all jobs, so that it survives any restart
