@@ -14,7 +14,7 @@ to it is in the modules beside this one, one for each verb of the circle:
 Each public verb is one transaction (`tidy`: one for each job), and each may be repeated: a message seen twice changes
 nothing. All times are seconds since the epoch and come in as `now`.
 
-Locks are always taken in the order jobs -> urls -> leases -> host_queues -> hosts -> job_counts -> workers, and within
+Locks are always taken in the order jobs -> urls -> leases -> hosts -> host_queues -> job_counts -> workers, and within
 a table by key, so that recorders and the scheduler cannot wait for each other in a circle. Rows travel to the database
 as one JSON parameter: ten times faster than a parameter a value, and the same statement for both databases.
 """
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,9 @@ from sqlalchemy.engine import Connection, Engine
 
 from crawler.frontier.schema import COUNTS, OUTDATED_INDEXES, STATES, host_queues, job_counts, metadata
 from crawler.job import Job
+
+EachRule = Callable[[sa.FromClause], tuple[sa.ColumnElement[bool], Sequence[sa.ColumnElement[Any]]]]
+"""What rows of a table (or its alias) have to meet, and their order."""
 
 
 class Ledger:
@@ -114,7 +117,7 @@ class Ledger:
         # SQLite takes ON CONFLICT after a SELECT only if that has a WHERE.
         return self.insert(table).from_select([*rows[0], *constants], sa.select(*given.c, *values).where(sa.true()))
 
-    def given(self, rows: list[dict[str, Any]], *columns: sa.Column[Any]) -> sa.FromClause:
+    def given(self, rows: list[dict[str, Any]], *columns: sa.ColumnClause[Any]) -> sa.FromClause:
         """`rows` as a table expression with the given columns: one JSON parameter, however many rows there are.
 
         Join it by columns alone, never by constants: SQLite would walk through all rows that meet the constants.
@@ -131,6 +134,23 @@ class Ledger:
                 for column in columns
             )
         ).subquery("given")
+
+    def first_of_each(self, given: sa.FromClause, table: sa.Table, rule: EachRule, limit: int) -> sa.Select[Any]:
+        """Up to `limit` rows of `table` for each row of `given`, the first by a rule: `rule(alias)` returns what an
+        alias of the table has to meet (it may compare with columns of `given`) and the order. Each row is found by its
+        index, however many others there are. Locks the rows on PostgreSQL, and passes over those that are locked."""
+        if self._postgresql:
+            condition, order = rule(table)
+            chosen = sa.select(table).where(condition).order_by(*order).limit(limit).with_for_update(skip_locked=True)
+            first = chosen.lateral("first")
+            return sa.select(first).select_from(given.join(first, sa.true()))
+        # SQLite knows no LATERAL.
+        alias = table.alias("first")
+        condition, order = rule(alias)
+        rowid: sa.ColumnElement[int] = sa.literal_column("first.rowid")
+        rowids = sa.select(rowid).select_from(alias).where(condition).order_by(*order)
+        found = sa.literal_column(f"{table.name}.rowid").in_(rowids.limit(limit).correlate(given))
+        return sa.select(table).select_from(given.join(table, found))
 
 
 class UnreadableJobError(ValueError):

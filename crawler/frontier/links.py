@@ -46,20 +46,27 @@ def insert(
 
     Idempotent: a second time everything is known. Rows are inserted, and locked, in the order of their key.
     """
-    rows = {
-        link.url: {
+    best: dict[str, Link] = {}
+    for link in links:
+        other = best.get(link.url)
+        # Of several that lead to one URL the allowed one counts, and of those the shortest path.
+        if other is None or (bool(link.excluded), link.depth) < (bool(other.excluded), other.depth):
+            best[link.url] = link
+    if not best:
+        return 0
+    rows = [
+        {
             "host": url_rules.host_of(link.url),
             "url": link.url,
             "state": "excluded" if link.excluded else "queued",
             "reason": link.excluded,
             "cause": link.cause,
+            "turn": job.turn(link.url),
             **{name: getattr(link, name) for name in PATH},
         }
-        for link in links
-    }
-    if not rows:
-        return 0
-    ordered = sorted(rows.values(), key=lambda row: (row["host"], row["url"]))
+        for link in best.values()
+    ]
+    ordered = sorted(rows, key=lambda row: (row["host"], row["url"]))
     inserted = (
         ledger.insert_rows(urls, ordered, job_id=job_id, discovered_at=now)
         .on_conflict_do_nothing()

@@ -49,7 +49,7 @@ def none_yet() -> Moves:
 def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     """Add the changes in `moves` to the counts, and make hosts known that have something to crawl.
 
-    Locks rows of host_queues, then of hosts, then of job_counts, by key. Not idempotent: the transaction that changed
+    Locks rows of hosts, then of host_queues, then of job_counts, by key. Not idempotent: the transaction that changed
     the states calls it once for each change.
     """
     rows: list[dict[str, Any]] = [
@@ -59,15 +59,15 @@ def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     ]
     if not rows:
         return
+    to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
+    if to_crawl:
+        tx.execute(ledger.insert_rows(hosts, to_crawl, next_due=now).on_conflict_do_nothing())
     statement = ledger.insert_rows(host_queues, rows, next_due=now)
     changes: dict[str, Any] = {name: host_queues.c[name] + statement.excluded[name] for name in COUNTS}
     # Where only URLs that wait for their time were left (see lease.py), there is something to do at once.
     idle = sa.and_(host_queues.c.next_due == host_queues.c.next_wake, statement.excluded.queued > 0)
     changes["next_due"] = sa.case((idle, statement.excluded.next_due), else_=host_queues.c.next_due)
     tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "host"], set_=changes))
-    to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
-    if to_crawl:
-        tx.execute(ledger.insert_rows(hosts, to_crawl, next_due=now).on_conflict_do_nothing())
     add_up(ledger, tx, rows)
 
 
@@ -77,6 +77,8 @@ SLOTS = 16
 
 def add_up(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]]) -> None:
     """Add changes of host_queues (job_id, and any of COUNTS) to the jobs' counts, in this process's slot."""
+    if not rows:
+        return
     by_job: dict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
         by_job[row["job_id"]].update({name: row.get(name, 0) for name in COUNTS})

@@ -66,17 +66,19 @@ def take_back_leases(ledger: Ledger, now: float) -> None:
 
 
 def _expire(ledger: Ledger, tx: Connection, now: float) -> None:
-    """Queue the URLs again of leases that ran out. Index on leases.deadline; lease by lease, in the order of their key.
-    A report that arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
+    """Queue the URLs again of leases that ran out. Index on leases.deadline; AT_ONCE leases at most. A report that
+    arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
     expired = tx.execute(
         sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(AT_ONCE)
     ).all()
     lost = moves.none_yet()
-    for row in expired:
-        lease.lose(tx, row.lease, "lease expired", lost[row.job_id, row.host], now)
-        tx.execute(leases.delete().where(leases.c.lease == row.lease))
-        tx.execute(host_queues.update().where(host_queues.c.host == row.host).values(next_due=now))
+    if not expired:
+        return
+    names = [row.lease for row in expired]
+    lease.lose(tx, names, "lease expired", lost, now)
+    tx.execute(leases.delete().where(leases.c.lease.in_(names)))
     moves.apply(ledger, tx, lost, now)
+    politeness.make_due(ledger, tx, {row.host: now for row in expired}, now)
 
 
 def _drop_cancelled(ledger: Ledger, tx: Connection, now: float) -> None:

@@ -45,7 +45,7 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
             with lock:
                 message = reports.pop(random.randrange(len(reports))) if reports else None  # noqa: S311
             if message:
-                again(lambda message=message: record(ledger, message, time.time()))
+                again(lambda message=message: record(ledger, [message], time.time()))
             else:
                 time.sleep(0.01)
 
