@@ -199,6 +199,7 @@ def _hosts_to_lease(
             full = _is_full(sharer.job, row) and not row.again
             if full or row.dead or row.blocked_at is not None:
                 give_up.append((row.job_id, host))
+                later[row.job_id, host] = now + LOOK_AGAIN  # locks the row, before others and in order
             elif _room(sharer, row) <= 0 and not row.again:
                 later[row.job_id, host] = now + LOOK_AGAIN
             else:

@@ -49,17 +49,21 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         if not reports:
             return 0
         found = moves.none_yet()
-        taken_in = _finish_urls(ledger, tx, reports, of_job, found, now)
+        named = _named(reports, of_job)
+        met = [(of_job[report.job].job_id, of_job[report.job].job, link) for report in reports for link in report.links]
+        links.lock(ledger, tx, named, met)
+        taken_in = _finish_urls(ledger, tx, reports, of_job, _opened(ledger, tx, named), found, now)
         back = taken_in.back
         if lost := [report.lease for report in reports if report.redelivered]:
             back.update(lease.lose(tx, lost, "its worker was lost", found, now))
         for known in of_job.values():
-            met = [link for report in reports if report.job == known.job.name for link in report.links]
-            links.insert(ledger, tx, known.job_id, known.job, met, found, now)
+            of_this = [link for job_id, _, link in met if job_id == known.job_id]
+            links.insert(ledger, tx, known.job_id, known.job, of_this, found, now)
             if known.widened:
                 links.judge_again(ledger, tx, known.job_id, known.job, now)
         held = _end_leases(tx, reports, back, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
+        moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now)
         _note_wakes(ledger, tx, taken_in.wakes)
         politeness.make_due(
@@ -127,10 +131,15 @@ class _TakenIn:
 
 
 def _finish_urls(
-    ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob], found: moves.Moves, now: float
+    ledger: Ledger,
+    tx: Connection,
+    reports: list[Report],
+    of_job: dict[str, _OfJob],
+    opened: dict[tuple[str, str], Any],
+    found: moves.Moves,
+    now: float,
 ) -> _TakenIn:
-    """Give every URL of the reports its new state."""
-    opened = _opened(ledger, tx, reports, of_job)
+    """Give every URL of the reports its new state. `opened`: as _opened gives it."""
     new_body: list[dict[str, Any]] = []
     no_body: list[dict[str, Any]] = []
     retried: list[dict[str, Any]] = []
@@ -209,27 +218,27 @@ def _finish_urls(
     return taken_in
 
 
-def _opened(
-    ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]
-) -> dict[tuple[str, str], Any]:
-    """The reports' URLs that are not finished, and of no other lease since, by lease and URL. By primary key; locks the
-    rows in its order. None of a report that was taken in before: that ended the lease in each row."""
-    named = {
+def _named(reports: list[Report], of_job: dict[str, _OfJob]) -> list[dict[str, Any]]:
+    """The keys of the URLs that the reports say something of, each with the report's lease."""
+    keys = {
         (of_job[report.job].job_id, report.host, url, report.lease)
         for report in reports
         for url in (*(page.url for page in report.results), *(retry.url for retry in report.retries), *report.unfetched)
     }
+    return [dict(zip((*links.KEY, "lease"), key, strict=True)) for key in sorted(keys)]
+
+
+def _opened(ledger: Ledger, tx: Connection, named: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    """Those of the `named` URLs that are not finished, and of no other lease since, by lease and URL. By primary key;
+    links.lock has locked them. None of a report that was taken in before: that ended the lease in each row."""
     if not named:
         return {}
-    rows = [dict(zip((*links.KEY, "lease"), key, strict=True)) for key in sorted(named)]
-    given = ledger.given(rows, *(urls.c[name] for name in (*links.KEY, "lease")))
+    given = ledger.given(named, *(urls.c[name] for name in (*links.KEY, "lease")))
     columns = ("lease", "url", "state", "attempts", "depth", "leased_depth", "was_done")
     opened = tx.execute(
         sa.select(*(urls.c[name] for name in columns))
         .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in (*links.KEY, "lease"))))
         .where(urls.c.state.in_(("queued", "leased")))
-        .order_by(*(urls.c[name] for name in links.KEY))
-        .with_for_update(of=urls)
     )
     return {(row.lease, row.url): row for row in opened}
 
