@@ -64,6 +64,8 @@ class _Chosen:
     sharer: _Sharer
     lease: str
     size: int
+    next_due: float
+    """When the search for due ones looks at the host queue again."""
     targets: list[Any]
 
 
@@ -199,7 +201,6 @@ def _hosts_to_lease(
             full = _is_full(sharer.job, row) and not row.again
             if full or row.dead or row.blocked_at is not None:
                 give_up.append((row.job_id, host))
-                later[row.job_id, host] = now + LOOK_AGAIN  # locks the row, before others and in order
             elif _room(sharer, row) <= 0 and not row.again:
                 later[row.job_id, host] = now + LOOK_AGAIN
             else:
@@ -215,7 +216,8 @@ def _hosts_to_lease(
             again = now if may and row is turn else max(row.host_due, now + LOOK_AGAIN)
             later[row.job_id, host] = now + limits.LEASE if busy else again
         if may:
-            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), []))
+            next_due = later.pop((turn.job_id, host))
+            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), next_due, []))
     _look_again(ledger, tx, later)
     _flag(ledger, tx, give_up)
     return chosen
@@ -399,11 +401,13 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)
         ended = began + number / one.sharer.job.priority
-        turns.append({"job_id": one.row.job_id, "host": one.row.host, "leased": number, "began": began, "ended": ended})
-    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, "leased", "began", "ended")))
+        key = {"job_id": one.row.job_id, "host": one.row.host}
+        turns.append({**key, "leased": number, "next_due": one.next_due, "began": began, "ended": ended})
+    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, "leased", "next_due", "began", "ended")))
     values = {
         "queued": host_queues.c.queued - new.c.leased,
         "leased": host_queues.c.leased + new.c.leased,
+        "next_due": new.c.next_due,
         "began": new.c.began,
         "ended": new.c.ended,
     }
