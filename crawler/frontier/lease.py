@@ -3,8 +3,9 @@
 `lease` works on sets: a fixed number of statements, however many batches it hands out. Jobs share by their `priority`,
 and where several want one host, they share that host likewise. Both by start-time fair queueing: a batch begins, in
 virtual time, where its job's last batch ended, or where the queue stands if that is later; it ends after as many units
-as it has URLs, divided by the priority; who would begin first has the turn. A job that had nothing due saves up no
-turns, and one that arrives late is served at once. Source: Goyal, Vin, Cheng, "Start-time fair queuing", 1996.
+as it has URLs, divided by the priority. Who would begin first has the turn; of two, the newer job. A job that had
+nothing due saves up no turns, and one that arrives late is served at once. Source: Goyal, Vin, Cheng, "Start-time fair
+queuing", 1996.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def _pick(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], limit: in
         waiting = [sharer for sharer in sharers.values() if sharer.due]
         if not waiting:
             break
-        next_one = min(waiting, key=lambda sharer: (sharer.ended, sharer.job_id))
+        next_one = min(waiting, key=lambda sharer: (sharer.ended, -sharer.job_id))
         row = next_one.due.pop()
         began[next_one.job_id] = next_one.ended
         next_one.ended += min(row.queued, _size(next_one.job)) / next_one.job.priority
@@ -207,7 +208,7 @@ def _hosts_to_lease(
                 wanting.append(row)
         if not wanting:
             continue
-        turn = min(wanting, key=lambda row: (max(row.ended, row.stands_at or 0.0), row.job_id))
+        turn = min(wanting, key=lambda row: (max(row.ended, row.stands_at or 0.0), -row.job_id))
         sharer = sharers[turn.job_id]
         may = turn.host_due <= now and turn.under_way < sharer.job.connections
         for row in wanting:
