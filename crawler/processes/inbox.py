@@ -37,6 +37,8 @@ class Inbox:
     def __init__(self, url: str, process: str) -> None:
         """`url` is the broker's address; `process` the recorder's name in the fleet, such as recorder-1@host1."""
         self._url, self._pulse = url, queues.pulse(process)
+        unconnected = Connection(url)
+        self._errors = (*unconnected.connection_errors, *unconnected.channel_errors, OperationalError, OSError)
         self._arrived: deque[Any] = deque()
         self._pulsed = False
         self._pulse_due = 0.0
@@ -65,15 +67,15 @@ class Inbox:
             self._pulse_due = 0.0
 
     def gather(self) -> list[Any]:
-        """The messages that have arrived, at most GATHER_MESSAGES and (but for the last) GATHER_BYTES. Waits for a
-        first one, then for what is on its way; none if none comes."""
+        """The messages that have arrived: at most GATHER_MESSAGES, for the broker delivers no more, and (but for the
+        last) GATHER_BYTES. Waits for a first one, then for what is on its way; none if none comes."""
         with self._broker():
             self._keep_alive()
             if not self._arrived:
                 self._read(self.IDLE_SECONDS)
             gathered: list[Any] = []
             size, until = 0, time.monotonic() + self.MORE_SECONDS
-            while len(gathered) < limits.GATHER_MESSAGES and size < limits.GATHER_BYTES:
+            while size < limits.GATHER_BYTES:
                 if self._arrived:
                     gathered.append(self._arrived.popleft())
                     size += len(gathered[-1].body or b"")
@@ -118,10 +120,9 @@ class Inbox:
     @contextlib.contextmanager
     def _broker(self) -> Iterator[None]:
         """Whatever goes wrong with the broker within becomes a BrokerLostError."""
-        kinds = Connection(self._url)
         try:
             yield
-        except (*kinds.connection_errors, *kinds.channel_errors, OperationalError, OSError) as error:
+        except self._errors as error:
             raise BrokerLostError(str(error).strip() or type(error).__name__) from error
 
     def _note_pulse(self, _: Any) -> None:
