@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -79,14 +80,19 @@ class Recorder:
         messages = self.inbox.gather()
         self._note_pulse()
         reports: list[tuple[Any, Report]] = []
+        returned: list[tuple[Any, Report]] = []
         for message in messages:
             content = self._read(message)
             if isinstance(content, Admission):
                 self._admit(message, content)
             elif isinstance(content, Report):
-                reports.append((message, content))
+                (returned if message.delivery_info.get("redelivered") else reports).append((message, content))
         if reports:
             self._take_in(reports)
+        # A recorder may have died of one of these. If this one does as well, the others must not return with it as
+        # often as makes dead letters (rabbitmq_delivery_limit): so each alone, and that one seldom first.
+        random.shuffle(returned)
+        self._take_in_one_by_one(returned)
 
     def _read(self, message: Any) -> BaseModel | None:
         """What a message holds; None, and it is a dead letter, if that is nothing we know."""
@@ -142,6 +148,10 @@ class Recorder:
                 sum(len(report.links) for report in reports),
             )
             return
+        self._take_in_one_by_one(taken)
+
+    def _take_in_one_by_one(self, taken: Sequence[tuple[Any, Report]]) -> None:
+        """Take in reports, each in a transaction of its own, until told to stop."""
         for one in taken:
             if not self.stop.is_set():
                 self._take_in([one])
@@ -171,8 +181,10 @@ class Recorder:
                 pause = min(pause * 2, MAX_DATABASE_PAUSE)
 
     def _attempt(self, work: Callable[[], int]) -> int:
-        """Do `work` once, serving the broker meanwhile. Pulses do not count here: a transaction that never ends is for
-        the watchdog."""
+        """Do `work` once, serving the broker before and meanwhile. A pulse that comes back meanwhile does not count
+        until the work has ended: a transaction that never ends is for the watchdog."""
+        self.inbox.serve(0)
+        self._note_pulse()
         future = self._thread.submit(work)
         lost: BrokerLostError | None = None
         while not futures.wait([future], limits.HEARTBEAT / 6).done:

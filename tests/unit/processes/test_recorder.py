@@ -119,9 +119,13 @@ class Bench:
 
 @pytest.fixture
 def bench(app: Celery, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    """Of RabbitMQ it also has that unacknowledged messages return when a consumer goes, and the dead letters."""
+    """Of RabbitMQ it also has that unacknowledged messages return when a consumer goes, marked, and dead letters."""
     dead: list[Any] = []
-    reject = memory.Channel.basic_reject
+    reject, restore = memory.Channel.basic_reject, memory.Channel._restore
+
+    def _restore(channel: Any, message: Any) -> None:
+        message.properties["delivery_info"]["redelivered"] = True
+        restore(channel, message)
 
     def basic_reject(channel: Any, tag: Any, requeue: bool = False) -> None:
         if not requeue:
@@ -129,6 +133,7 @@ def bench(app: Celery, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Itera
         reject(channel, tag, requeue)
 
     monkeypatch.setattr(memory.Channel, "basic_reject", basic_reject)
+    monkeypatch.setattr(memory.Channel, "_restore", _restore)
     monkeypatch.setattr(memory.Channel, "do_restore", True)
     monkeypatch.setattr(Inbox, "IDLE_SECONDS", 0.05)
     memory.Channel.queues["record"].queue.clear()
@@ -315,6 +320,22 @@ def fail(*_: object, **__: object) -> None:
     raise ConnectionResetError("gone")
 
 
+def test_what_returns_from_a_recorder_that_died_is_recorded_alone(bench: Bench, record_all: Before) -> None:
+    """One of them may be what it died of: the others must not return with it until they are dead letters."""
+    recorded: list[list[str]] = []
+    fresh, *reports = bench.reports(9)
+    record_all(lambda together: recorded.append([report.host for report in together]))
+    bench.send(*reports)
+    bench.inbox.open()
+    assert len(bench.inbox.gather()) == 8
+    bench.inbox.close(lost=True)  # it dies
+    bench.send(fresh)
+    bench.step()
+    assert recorded[0] == ["h0.test"]
+    assert sorted(recorded[1:]) == [[report.host] for report in reports]
+    assert (bench.done(), bench.waiting(), bench.dead) == (9, 0, [])
+
+
 def test_told_to_stop_it_finishes_what_it_has_and_returns_the_rest(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, record_all: Before
 ) -> None:
@@ -345,6 +366,24 @@ def test_told_to_stop_it_does_not_finish_one_by_one(bench: Bench, record_all: Be
     eventually(bench.stop.is_set)
     bench.end()
     assert (bench.done(), bench.waiting(), bench.dead) == (1, 9, [])
+
+
+def test_while_it_records_one_by_one_it_answers_the_broker(
+    bench: Bench, record_all: Before, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each transaction may be short and all of them long."""
+    answered: list[int] = []
+
+    def refuse(reports: list[Report]) -> None:
+        if len(reports) > 1:
+            del answered[:]
+            raise ValueError
+
+    bench.send(*bench.reports(10))
+    record_all(refuse)
+    monkeypatch.setattr(Connection, "heartbeat_check", lambda *_: answered.append(bench.commits))
+    bench.step()
+    assert answered == list(range(10))
 
 
 def test_a_deadlock_or_a_database_that_restarts_is_waited_for(bench: Bench, record_all: Before) -> None:
@@ -410,7 +449,7 @@ def test_a_database_that_stays_away_gets_its_messages_later(
     bench.start()
     eventually(lambda: bench.done() == 3)
     bench.end()
-    assert (len(tries), bench.waiting(), bench.dead) == (4, 0, [])
+    assert (len(tries), bench.waiting(), bench.dead) == (3 + 3, 0, [])  # together, then each alone
     assert "go back to the broker: database: server closed the connection" in caplog.text
 
 
