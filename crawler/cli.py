@@ -1,4 +1,4 @@
-"""The `crawler` command: questions to the ledger, orders to it, and the scheduler's process.
+"""The `crawler` command: questions to the ledger, orders to it, and the processes of scheduler and recorder.
 
 It uses PostgreSQL on the frontier host, or, with --local FILE, the SQLite ledger of an embedded crawl. `watch --fleet`
 works on the control node as well, over the broker.
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -87,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--reason", help="only those whose reason contains this")
     command("init", _init, "create what is missing of the ledger's tables")
     command("scheduler", _scheduler, "lease the URLs of due hosts to the workers, until told to stop")
+    command("recorder", _recorder, "take admissions and reports into the ledger, until told to stop", "number")
     return parser
 
 
@@ -283,12 +285,29 @@ def _init(options: argparse.Namespace) -> int:
 
 
 def _scheduler(options: argparse.Namespace) -> int:
-    from crawler.processes import systemd
     from crawler.processes.broker import Broker
     from crawler.processes.scheduler import Scheduler
+
+    stop = _until_told_to_stop()
+    Scheduler(_ledger(options), Broker(), stop).run()
+    return 0
+
+
+def _recorder(options: argparse.Namespace) -> int:
+    from crawler.processes.inbox import Inbox
+    from crawler.processes.recorder import Recorder
+
+    stop = _until_told_to_stop()
+    name = f"recorder-{options.number}@{socket.gethostname()}"
+    Recorder(_ledger(options), Inbox(settings.broker_url(), name), stop).run()
+    return 0
+
+
+def _until_told_to_stop() -> Any:
+    """Be a process: log to standard error, which is the journal. Returns the event that SIGTERM and SIGINT set."""
+    from crawler.processes import systemd
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: systemd.STOP.set())
-    Scheduler(_ledger(options), Broker(), systemd.STOP).run()
-    return 0
+    return systemd.STOP

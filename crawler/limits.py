@@ -27,7 +27,12 @@ LEASE = 600.0
 LEASE_MARGIN = 60.0
 """Before a lease's end, when a worker stops fetching for it: more than the clocks of two hosts differ."""
 PULSE = 15.0
-"""Between two heartbeats that a worker sends itself through the broker."""
+"""Between two heartbeats that a process sends itself through the broker."""
+HEARTBEAT = 30
+"""AMQP's own heartbeat: without a sign of life for twice as long, broker and process give one another up."""
+DATABASE = 600.0
+"""How long a recorder waits for the database before it gives its messages back to the broker, which makes dead letters
+of what comes back 20 times (rabbitmq_delivery_limit)."""
 STOP = 90.0
 """Between systemd's SIGTERM and its SIGKILL (TimeoutStopSec)."""
 WATCHDOG = 180.0
@@ -37,3 +42,7 @@ CONSUMER = 1800.0
 
 BATCH_URLS = 50
 """URLs in a batch at most: not a time, but what bounds one."""
+GATHER_MESSAGES = 100
+"""Messages that a recorder holds at most, and so takes into the ledger in one transaction."""
+GATHER_BYTES = 4_000_000
+"""Bytes of messages after which a recorder gathers no more for one transaction."""

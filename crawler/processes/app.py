@@ -1,8 +1,7 @@
-"""The Celery application: queues, exchanges and the settings that keep work safe. worker_tasks.py and recorder_tasks.py
-add the tasks of their process.
+"""The Celery application: where tasks are sent, and the settings that keep work safe. worker_tasks.py adds the tasks of
+a worker; the scheduler and seed.py send theirs with it.
 
-Queues and exchanges are declared by RabbitMQ's definitions (roles/rabbitmq) and not here, so no process needs the right
-to configure them. The failure that a setting prevents is named beside it, with Celery's issue.
+The failure that a setting prevents is named beside it, with Celery's issue.
 """
 
 from __future__ import annotations
@@ -12,28 +11,12 @@ from typing import Any
 
 from celery import Celery
 from celery.worker import consumer as celery_consumer
-from kombu import Exchange, Queue
 
 from crawler import limits, settings
-from crawler.processes import systemd
+from crawler.processes import heartbeat
+from crawler.processes.queues import FETCH, ORDERS, RECORD, work
 
 log = logging.getLogger(__name__)
-
-RECORD, FETCH = "record", "fetch"
-"""The two queues: recorders consume RECORD, workers FETCH. Each is bound to an exchange of its own name, because
-RabbitMQ grants the right to publish by exchange."""
-
-
-def _queue(name: str) -> Queue:
-    # The type is repeated here, though nothing is declared: by it Celery knows to set the prefetch per consumer, the
-    # only way quorum queues know (celery#9512).
-    return Queue(
-        name,
-        Exchange(name, type="direct", no_declare=True),
-        routing_key=name,
-        no_declare=True,
-        queue_arguments={"x-queue-type": "quorum"},
-    )
 
 
 class Consumer(celery_consumer.Consumer):
@@ -53,13 +36,13 @@ class Consumer(celery_consumer.Consumer):
 
 app = Celery("crawler", broker=settings.broker_url())
 app.conf.update(
-    task_queues=[_queue(RECORD), _queue(FETCH)],
+    task_queues=[work(RECORD), work(FETCH)],
     task_create_missing_queues=False,
     task_default_queue=RECORD,
     # By exchange: given only a queue, Celery would publish through the default exchange, which reaches every queue.
     task_routes={
         "fetch": {"exchange": FETCH, "routing_key": FETCH},
-        "recall": {"exchange": systemd.ORDERS.name, "routing_key": "all"},
+        "recall": {"exchange": ORDERS.name, "routing_key": "all"},
         "admit": {"exchange": RECORD, "routing_key": RECORD},
         "record": {"exchange": RECORD, "routing_key": RECORD},
     },
@@ -76,7 +59,7 @@ app.conf.update(
     worker_enable_prefetch_count_reduction=False,
     # A message published on a channel that then dies may be lost; with confirms, publishing raises (celery#9149).
     broker_transport_options={"confirm_publish": True},
-    broker_heartbeat=30,
+    broker_heartbeat=limits.HEARTBEAT,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     task_ignore_result=True,
@@ -93,4 +76,4 @@ app.conf.update(
     task_time_limit=limits.TASK,
     worker_consumer="crawler.processes.app:Consumer",
 )
-app.steps["consumer"].add(systemd.Pulse)
+app.steps["consumer"].add(heartbeat.Pulse)

@@ -8,21 +8,20 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from kombu import Connection, Exchange, Producer, Queue
+from kombu import Connection, Producer, Queue
 from kombu.exceptions import OperationalError
 
 from crawler.messages import Admission, Batch
-
-STATUS = Exchange("status", type="fanout", durable=True, no_declare=True)
+from crawler.processes.queues import FETCH, STATUS
 
 
 class Broker:
     """Sends batches and snapshots; asks how much of the window is taken. Reconnects by itself with its next use."""
 
     def __init__(self) -> None:
-        from crawler.processes.app import FETCH, app  # not before: the application needs the broker's address
+        from crawler.processes.app import app  # not before: the application needs the broker's address
 
-        self._app, self._fetch = app, FETCH
+        self._app = app
         self._connection: Connection = app.connection_for_write()
 
     @property
@@ -32,7 +31,7 @@ class Broker:
 
     def room(self, per_consumer: int) -> int:
         """How many batches more the fetch queue should hold; none while no worker is there to take them."""
-        _, ready, consumers = self._channel().queue_declare(self._fetch, passive=True)
+        _, ready, consumers = self._channel().queue_declare(FETCH, passive=True)
         return max(0, per_consumer * int(consumers) - int(ready))
 
     def send(self, batch: Batch) -> None:

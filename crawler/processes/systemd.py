@@ -1,50 +1,17 @@
-"""Readiness, watchdog and stopping under systemd, and the heartbeat (the pulse) by which a Celery worker proves that it
-consumes.
-
-A Celery worker can be connected and yet no longer consume (celery#9191, #9512 and many more). So each worker sends
-itself a task, the pulse, through the broker, its own consumer and its own pool, and only the pulse's execution feeds
-systemd's watchdog. The first pulse also makes the unit ready: `systemctl start` returns when tasks are executed.
-"""
+"""Readiness, watchdog and stopping of a process under systemd."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-import threading
-from dataclasses import dataclass
-from typing import Any
 
-from celery import bootsteps
-from celery.signals import after_setup_logger, celeryd_after_setup, worker_shutting_down
 from gevent.event import Event
-from kombu import Exchange, Queue, binding
-
-from crawler import limits
 
 log = logging.getLogger(__name__)
 
-SPARE = 4
-"""Places in a worker's pool beyond those that batches can take, so that pulses and recalls run while every batch waits
-for a slow host."""
-ORDERS = Exchange("orders", type="fanout", durable=True, no_declare=True)
-"""Copies each message (a recall) to all workers, into the queues of their pulses."""
 STOP = Event()
 """Set when this process is told to stop."""
-
-
-@dataclass
-class CeleryWorker:
-    """What is known of the Celery worker that this process is; nothing in a process that is none."""
-
-    name: str = ""
-    """In the fleet, such as worker-3@host1."""
-    pulse_queue: Queue | None = None
-    consumer: Any = None
-    """Celery's consumer, since its first connection to the broker."""
-
-
-_this_worker = CeleryWorker()
 
 
 def notify(state: str) -> None:
@@ -59,89 +26,6 @@ def notify(state: str) -> None:
                 log.warning("systemd cannot be told %r: %s", state, error)
 
 
-def node_name() -> str:
-    """This worker's name in the fleet, such as worker-3@host1; the machine's name where no worker runs."""
-    return _this_worker.name or socket.gethostname()
-
-
 def alive() -> None:
     """Feed systemd's watchdog, and say that the unit is ready (READY=1 counts the first time only)."""
     notify("READY=1\nWATCHDOG=1")
-
-
-def take_work(queue: str, wanted: bool, why_not: str) -> None:
-    """Consume from `queue`, or stop doing so and say why, in the journal and in `systemctl status`."""
-    consumer = _this_worker.consumer
-    if STOP.is_set() or consumer is None or consumer.task_consumer is None:
-        return  # a worker that stops, or has lost its connection, consumes from no queue: it must not begin again
-    if consumer.task_consumer.consuming_from(queue) == wanted:
-        return
-    if wanted:
-        log.info("taking work from %s again", queue)
-        consumer.call_soon(consumer.add_task_queue, queue)
-    else:
-        log.warning("taking no more work from %s: %s", queue, why_not)
-        consumer.call_soon(consumer.cancel_task_queue, queue)
-    notify(f"STATUS={'' if wanted else f'taking no work: {why_not}'}")
-
-
-@celeryd_after_setup.connect
-def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
-    name = f"pulse.{sender}"
-    # Durable, since RabbitMQ 4.3 refuses transient queues; x-expires removes it ten minutes after its worker is gone.
-    # Not exclusive: a restarted worker must not be locked out by its own dead connection.
-    queue = Queue(name, routing_key=name, durable=True, queue_arguments={"x-expires": 600_000})
-    instance.app.amqp.queues.select_add(queue)
-    queue.exchange = Exchange("")  # Celery put its default there, which we may not bind to
-    if "fetch" in instance.app.amqp.queues.consume_from:
-        queue.bindings = {binding(ORDERS)}
-    _this_worker.name, _this_worker.pulse_queue = sender, queue
-
-
-@after_setup_logger.connect
-def _log_our_own_words(**_: Any) -> None:
-    for logger in ("celery.app.trace", "celery.worker.strategy"):  # two lines a task, the pulse included
-        logging.getLogger(logger).setLevel(logging.WARNING)
-
-
-@worker_shutting_down.connect
-def _stop(**_: Any) -> None:
-    STOP.set()
-
-
-class Pulse(bootsteps.StartStopStep):
-    """Sends the pulse while the consumer is connected. While it is not, the watchdog is fed directly: waiting for a
-    broker is what a worker should do then."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def __init__(self, parent: Any, **kwargs: Any) -> None:
-        super().__init__(parent, **kwargs)
-        self.connected = False
-        self.beat = threading.Event()
-        self.thread: threading.Thread | None = None
-
-    def start(self, parent: Any) -> None:
-        _this_worker.consumer = parent
-        self.connected = True
-        self.beat.set()
-        if self.thread is None:
-            if parent.pool.is_green:
-                parent.pool.grow(SPARE)
-            self.thread = threading.Thread(target=self._run, args=(parent.app,), daemon=True, name="pulse")
-            self.thread.start()
-
-    def stop(self, _: Any) -> None:
-        self.connected = False
-
-    def _run(self, app: Any) -> None:
-        while not STOP.is_set():
-            self.beat.wait(limits.PULSE)
-            self.beat.clear()
-            if not self.connected:
-                notify("WATCHDOG=1")
-                continue
-            try:
-                app.send_task("pulse", queue=_this_worker.pulse_queue)
-            except Exception as error:  # whatever it is: without a pulse, the watchdog restarts the worker
-                log.warning("pulse not sent: %s", error)

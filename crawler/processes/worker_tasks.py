@@ -12,8 +12,9 @@ from celery.utils.log import get_task_logger
 from crawler import settings
 from crawler.known_links import KnownLinks
 from crawler.messages import Batch
-from crawler.processes import systemd
-from crawler.processes.app import FETCH, app
+from crawler.processes import heartbeat, systemd
+from crawler.processes.app import app
+from crawler.processes.queues import FETCH
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import FLOOR_BYTES, Archive
 from crawler.worker.batch import fetch_batch
@@ -32,12 +33,12 @@ NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; 
 
 @app.task(name="pulse")
 def pulse() -> None:
-    """Prove that this worker executes tasks (systemd.py), give memory back, complete WARC files that are idle, and
+    """Prove that this worker executes tasks (heartbeat.py), give memory back, complete WARC files that are idle, and
     stop taking batches while the archive's disk is full."""
     systemd.alive()
     release_memory()
     _archive().tidy()
-    systemd.take_work(FETCH, _archive().has_room(), NO_ROOM)
+    heartbeat.take_work(FETCH, _archive().has_room(), NO_ROOM)
 
 
 @app.task(name="recall")
@@ -86,7 +87,7 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
 def _archive() -> Archive:
     """This process's archive; opening it takes over what a killed one left."""
     return Archive(
-        settings.state_dir() / "archive", host=settings.host_name(), worker=systemd.node_name().partition("@")[0]
+        settings.state_dir() / "archive", host=settings.host_name(), worker=heartbeat.node_name().partition("@")[0]
     )
 
 

@@ -114,28 +114,21 @@ class Processes:
             [str(BIN / command[0]), *command[1:]], env=self._environment(user), stderr=log, stdout=log, cwd=ROOT
         )
 
-    def _celery(self, name: str, user: str, tasks: str, *options: str) -> None:
-        quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
-        module = f"crawler.processes.{tasks}"
-        self._start(name, user, "celery", "-A", module, "worker", "-n", f"{name}@here", *options, *quiet)
-
     def worker(self, number: int) -> None:
-        self._celery(f"worker-{number}", "worker", "worker_tasks", "-Q", "fetch", "-P", "gevent", "-c", "50")
+        name, quiet = f"worker-{number}", ("--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "INFO")
+        command = ("celery", "-A", "crawler.processes.worker_tasks", "worker", "-n", f"{name}@here")
+        self._start(name, "worker", *command, "-Q", "fetch", "-P", "gevent", "-c", "50", *quiet)
 
     def recorder(self, number: int) -> None:
-        self._celery(f"recorder-{number}", "ledger", "recorder_tasks", "-Q", "record", "-P", "prefork", "-c", "1")
+        self._start(f"recorder-{number}", "ledger", "crawler", "recorder", str(number))
 
     def scheduler(self) -> None:
         self._start("scheduler", "ledger", "crawler", "scheduler")
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> float:
-        """End a process; the seconds it took. SIGKILL reaches its children as well, as systemd's does."""
+        """End a process; the seconds it took."""
         process, began = self.running.pop(name), time.monotonic()
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
         process.send_signal(number)
-        if number == signal.SIGKILL:
-            for child in children:
-                os.kill(int(child), number)
         process.wait(timeout=60)
         return time.monotonic() - began
 

@@ -64,6 +64,19 @@ def test_a_worker_told_to_stop_returns_its_batch(
     assert len(site.paths) == len(set(site.paths))  # nothing was fetched twice
 
 
+def test_recorders_told_to_stop_lose_nothing(
+    processes: Processes, services: Services, site: Site, ledger: Ledger, outcome: Outcome
+) -> None:
+    site.tree(60)
+    processes.seed(site.url, "--name", "stop", "--delay", "0.02")
+    for number, pages in enumerate((5, 15, 30), start=3):
+        eventually(begun(ledger, pages))
+        assert processes.stop(f"recorder-{number - 2}") < 15
+        processes.recorder(number)
+    assert outcome("stop")["done"] == 60
+    assert services.queues()["dead"] == 0
+
+
 def test_killed_processes_lose_nothing(processes: Processes, site: Site, ledger: Ledger, outcome: Outcome) -> None:
     site.tree(120)
     processes.seed(site.url, "--name", "kill", "--delay", "0.05")

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import pytest
 
+from crawler import cli
+
 Render = Callable[..., str]
 SERVICES = {
     "crawler-worker@.service": "worker",
@@ -71,7 +73,7 @@ def test_stopping_lets_running_work_finish(units: Path, service: str) -> None:
     text = (units / service).read_text()
     assert "KillMode=mixed" in text
     assert "Type=notify" in text
-    assert "NotifyAccess=all" in text  # a recorder's heartbeat comes from a child process
+    assert re.search("^NotifyAccess=(main|all)$", text, re.MULTILINE)
     assert "Restart=always" in text
     assert "StartLimitIntervalSec=0" in text
     assert "LoadCredential=broker_url:" in text
@@ -83,19 +85,20 @@ def test_a_worker_that_grows_is_ended_before_its_host_suffers(render: Render) ->
     assert "MemoryMax=1G" in render("worker", "crawler-worker@.service.j2")
 
 
+def test_celery_runs_the_tasks_of_the_queue_it_reads(render: Render) -> None:
+    (command,) = re.findall(r"^ExecStart=(.*)$", render("worker", "crawler-worker@.service.j2"), re.MULTILINE)
+    assert " -A crawler.processes.worker_tasks worker -Q fetch -P gevent " in command
+    assert importlib.util.find_spec("crawler.processes.worker_tasks")
+
+
 @pytest.mark.parametrize(
-    ("role", "service", "module", "queue", "pool"),
-    [
-        ("worker", "crawler-worker@.service", "worker_tasks", "fetch", "gevent"),
-        ("frontier", "crawler-recorder@.service", "recorder_tasks", "record", "prefork"),
-    ],
+    ("service", "arguments"), [("crawler-recorder@.service", "recorder %i"), ("crawler-scheduler.service", "scheduler")]
 )
-def test_celery_runs_the_tasks_of_the_queue_it_reads(
-    render: Render, role: str, service: str, module: str, queue: str, pool: str
-) -> None:
-    (command,) = re.findall(r"^ExecStart=(.*)$", render(role, f"{service}.j2"), re.MULTILINE)
-    assert f" -A crawler.processes.{module} worker -Q {queue} -P {pool} " in command
-    assert importlib.util.find_spec(f"crawler.processes.{module}")
+def test_the_frontier_s_processes_are_commands_that_exist(render: Render, service: str, arguments: str) -> None:
+    (command,) = re.findall(r"^ExecStart=(.*)$", render("frontier", f"{service}.j2"), re.MULTILINE)
+    program, _, rest = command.partition(" ")
+    assert (program, rest) == ("/opt/crawler/current/venv/bin/crawler", arguments)
+    assert cli._parser().parse_args(rest.split()).command == rest.split()[0]
 
 
 def test_nothing_secret_stands_in_a_unit_or_the_environment(units: Path, render: Render) -> None:

@@ -22,6 +22,7 @@ def test_each_limit_leaves_time_for_what_it_waits_for() -> None:
     )
     assert all(shorter < longer for shorter, longer in pairwise(chain))
     assert 4 * limits.PULSE < limits.WATCHDOG
+    assert 2 * limits.DATABASE < limits.CONSUMER  # what is delivered in advance waits as long again
     assert limits.FETCH + 30 < limits.STOP < limits.WATCHDOG < limits.TASK
 
 

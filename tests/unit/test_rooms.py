@@ -102,7 +102,7 @@ def test_no_circle_within_a_room() -> None:
     ("module", "unloaded"),
     [
         ("crawler.processes.worker_tasks", {"sqlalchemy", "psycopg", "crawler.frontier"}),
-        ("crawler.processes.recorder_tasks", {"selectolax", "bs4", "requests", "crawler.worker"}),
+        ("crawler.processes.recorder", {"selectolax", "bs4", "requests", "crawler.worker", "celery"}),
         ("crawler.processes.scheduler", {"selectolax", "bs4", "requests", "crawler.worker"}),
     ],
 )

@@ -15,8 +15,9 @@ from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
+from crawler.frontier.schema import hosts
 from crawler.job import Job
-from crawler.messages import Admission, Batch, Link, Report, Retry, UrlResult
+from crawler.messages import Admission, BackOff, Batch, Cause, Link, Report, Retry, UrlResult
 
 SITE = "http://a.test"
 
@@ -108,6 +109,31 @@ def test_connections_allow_more(ledger: Ledger) -> None:
     first = lease(ledger, 1, now=0) + lease(ledger, 1, now=0.1) + lease(ledger, 1, now=0.2)
     assert len(first) == 2
     assert not {t.url for t in first[0].targets} & {t.url for t in first[1].targets}
+
+
+def test_a_report_of_a_job_that_is_gone_costs_its_companions_nothing(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    gone = report(batch).model_copy(update={"job": "deleted meanwhile"})
+    assert record(ledger, [gone, report(batch), gone], now=1) == 1
+    assert counts(ledger) == {"done": 1}
+    assert record(ledger, [gone], now=2) == record(ledger, [], now=2) == 0
+
+
+def test_reports_of_one_host_in_one_transaction_count_each_failure_once(ledger: Ledger) -> None:
+    admit(ledger, admission("/a", "/b", connections=2, delay=100), now=0)
+    admit(ledger, admission("/c", "/d", connections=2, delay=100, name="k"), now=0)
+    batches = lease(ledger, 1, now=0) + lease(ledger, 1, now=1)
+    assert len(batches) == 2
+    refused = BackOff(reason="refused", cause=Cause.CONNECT)
+    urls = [[target.url for target in batch.targets] for batch in batches]
+    said = [
+        report(batch, results=[], unfetched=left, back_off=refused) for batch, left in zip(batches, urls, strict=True)
+    ]
+    record(ledger, [*said, *said], now=10)
+    with ledger.transaction() as tx:
+        assert tx.execute(sa.select(hosts.c.failures)).scalar_one() == 2
+    assert lease(ledger, 5, now=15) == []  # the longer rest of the two
 
 
 def test_recording_twice_changes_nothing(ledger: Ledger) -> None:

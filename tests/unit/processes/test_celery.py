@@ -1,4 +1,4 @@
-"""What app.py and systemd.py rely on in Celery and kombu without any promise of theirs: an upgrade that moves one of
+"""What app.py and heartbeat.py rely on in Celery and kombu without any promise of theirs: an upgrade that moves one of
 these fails here, with its name. test_worker.py shows that the whole works."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_celery_has_the_step_that_is_left_out_and_the_one_the_pulse_needs() -> N
 
 def test_our_consumer_has_all_other_steps_and_the_pulse(app: Celery) -> None:
     from crawler.processes import app as module
-    from crawler.processes.systemd import Pulse
+    from crawler.processes.heartbeat import Pulse
 
     ours = module.Consumer.Blueprint.default_steps
     left_out = set(celery_consumer.Consumer.Blueprint.default_steps) - set(ours)
@@ -76,27 +76,23 @@ def test_a_queue_is_added_to_those_chosen_with_q() -> None:
     pulse = Queue("pulse", routing_key="pulse")
     queues.select_add(pulse)
     assert list(queues.consume_from) == ["fetch", "pulse"]
-    assert pulse.exchange.name == "default"  # which is why systemd.py puts its own back
+    assert pulse.exchange.name == "default"  # which is why heartbeat.py puts its own back
 
 
-@pytest.mark.parametrize("consumes_fetch", [True, False])
-def test_only_workers_hear_orders(app: Celery, consumes_fetch: bool) -> None:
-    from crawler.processes import systemd
+def test_workers_hear_orders_in_the_queue_of_their_pulse(app: Celery) -> None:
+    from crawler.processes import heartbeat
 
-    queues = Queues({}, default_exchange=Exchange("default"))
-    name = "fetch" if consumes_fetch else "record"
-    queues.add(Queue(name, Exchange(name)))
-    queues.select([name])
-    instance = SimpleNamespace(app=SimpleNamespace(amqp=SimpleNamespace(queues=queues)))
+    consumed = Queues({}, default_exchange=Exchange("default"))
+    instance = SimpleNamespace(app=SimpleNamespace(amqp=SimpleNamespace(queues=consumed)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(systemd, "_this_worker", systemd.CeleryWorker())
+        patch.setattr(heartbeat, "_this_worker", heartbeat.CeleryWorker())
         signals.celeryd_after_setup.send(sender="worker-1@here", instance=instance, conf=app.conf)
-        assert systemd.node_name() == "worker-1@here"
-    pulse = queues["pulse.worker-1@here"]
+        assert heartbeat.node_name() == "worker-1@here"
+    pulse = consumed["pulse.worker-1@here"]
     assert pulse.exchange.name == ""
     assert pulse.queue_arguments == {"x-expires": 600_000}
     assert pulse.durable
-    assert [bound.exchange.name for bound in pulse.bindings] == (["orders"] if consumes_fetch else [])
+    assert [bound.exchange.name for bound in pulse.bindings] == ["orders"]
 
 
 def test_every_setting_is_one_that_celery_knows(app: Celery) -> None:

@@ -25,7 +25,7 @@ def loaded_by(module: str) -> set[str]:
     ("module", "needs", "never"),
     [
         ("crawler.processes.worker_tasks", ["celery", "requests", "crawler.worker"], DATABASE),
-        ("crawler.processes.recorder_tasks", ["celery", "sqlalchemy"], PAGES),
+        ("crawler.processes.recorder", ["kombu", "sqlalchemy"], [*PAGES, "celery"]),
         ("crawler.processes.scheduler", ["sqlalchemy"], PAGES),
         ("crawler.cli", ["sqlalchemy", "rich"], [*PAGES, "celery"]),
         ("crawler.seed", ["rich"], [*DATABASE, "celery"]),

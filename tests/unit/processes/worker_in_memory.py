@@ -26,7 +26,7 @@ from gevent.fileobject import FileObjectThread
 from kombu import Exchange, Queue
 
 from crawler import limits
-from crawler.processes import systemd
+from crawler.processes.queues import ORDERS
 from crawler.worker.archive import Archive
 
 limits.PULSE = 0.2
@@ -41,7 +41,7 @@ def declare() -> None:
     channel = app.connection_for_write().default_channel
     for queue in app.conf.task_queues:
         Queue(queue.name, Exchange(queue.name, type="direct"), routing_key=queue.name)(channel).declare()
-    Exchange(systemd.ORDERS.name, type="fanout")(channel).declare()
+    Exchange(ORDERS.name, type="fanout")(channel).declare()
 
 
 def obey() -> None:

@@ -1,0 +1,38 @@
+"""RabbitMQ's queues and exchanges as our processes name them, and the heartbeat queue of each process.
+
+All but the heartbeat queues are declared by RabbitMQ's definitions (roles/rabbitmq) and not here, so no process needs
+the right to configure them.
+"""
+
+from __future__ import annotations
+
+from kombu import Exchange, Queue
+
+RECORD, FETCH = "record", "fetch"
+"""The two queues of work: recorders consume RECORD, workers FETCH. Each is bound to an exchange of its own name,
+because RabbitMQ grants the right to publish by exchange."""
+ORDERS = Exchange("orders", type="fanout", durable=True, no_declare=True)
+"""Copies each message (a recall) to all workers, into the queues of their pulses."""
+STATUS = Exchange("status", type="fanout", durable=True, no_declare=True)
+"""Copies each snapshot of the jobs to whoever watches."""
+
+
+def work(name: str) -> Queue:
+    """RECORD or FETCH."""
+    # The type is repeated here, though nothing is declared: by it Celery knows to set the prefetch per consumer, the
+    # only way quorum queues know (celery#9512).
+    return Queue(
+        name,
+        Exchange(name, type="direct", no_declare=True),
+        routing_key=name,
+        no_declare=True,
+        queue_arguments={"x-queue-type": "quorum"},
+    )
+
+
+def pulse(process: str) -> Queue:
+    """The queue by which a process, such as worker-3@host1, sends itself its heartbeat (heartbeat.py, inbox.py)."""
+    # Durable, since RabbitMQ 4.3 refuses transient queues; x-expires removes it ten minutes after its process is gone.
+    # Not exclusive: a restarted process must not be locked out by its own dead connection.
+    name = f"pulse.{process}"
+    return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments={"x-expires": 600_000})
