@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         command("status", _status, "jobs that are not finished, sites and workers; exit 1 if counts do not add up")
     )
     status.add_argument("--all", action="store_true", help="finished jobs as well")
-    status.add_argument("--recount", action="store_true", help="count every URL anew and compare")
+    status.add_argument("--recount", action="store_true", help="count every host and every URL anew and compare")
     with_json(command("jobs", _jobs, "every job, a line each"))
     watch = command("watch", _watch, "progress of a job until it is done", "job")
     watch.add_argument(
@@ -113,7 +113,9 @@ def _status(options: argparse.Namespace) -> int:
     jobs = status.snapshots(_ledger(options), now, finished_since=since, recount=options.recount)
     for job in jobs:
         counts = job["counts"]
-        job["conserved"] = progress.conserved(counts) and job.get("recounted", counts) == counts
+        job["conserved"] = progress.conserved(counts) and all(
+            job.get(other, counts) == counts for other in ("by_host", "recounted")
+        )
     if options.json:
         # The counts stand beside the job's name as well: short for `status.yml` and jq.
         print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))

@@ -12,7 +12,9 @@ from crawler import urls as url_rules
 from crawler.frontier import moves
 from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.schema import (
+    SHOWN,
     STATES,
+    WAITING,
     host_queues,
     hosts,
     jobs,
@@ -40,9 +42,10 @@ def snapshots(
     """A snapshot of each job that is not finished, or finished after `finished_since`: its counts, pages/s over the
     last minute, its `sites` largest hosts, its workers and its newest seedings. All of them of one moment.
 
-    "counts" hold "discovered", which is counted where URLs are inserted, beside the states, which must be its sum;
-    `recount` adds "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has
-    arrived; "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
+    "counts" are those of the job, and hold "discovered", which is counted where URLs are inserted, beside the states,
+    which must be its sum. `recount` adds what must be equal to them: "by_host", the sums of the counts of its hosts,
+    and "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has arrived;
+    "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
     """
     with ledger.snapshot() as tx:
         chosen = tx.execute(
@@ -53,13 +56,15 @@ def snapshots(
         made = [_snapshot(tx, row, now, sites) for row in chosen]
         if recount:
             for row, snapshot in zip(chosen, made, strict=True):
+                snapshot["by_host"] = _by_host(tx, row.job_id)
                 snapshot["recounted"] = _recounted(tx, row.job_id)
         return made
 
 
 def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
-    counts = moves.counts(tx, row.job_id)
-    waiting, next_attempt_at = _waiting(tx, row.job_id)
+    totals = moves.totals(tx, row.job_id)
+    counts = {name: totals[name] for name in ("discovered", *STATES)}
+    waiting = totals["waiting"]
     return {
         "job": row.name,
         "state": "broken" if row.broken else row.state,
@@ -69,7 +74,7 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
         "finished_at": row.finished_at,
         "counts": counts,
         "waiting": waiting,
-        "next_attempt_at": next_attempt_at,
+        "next_attempt_at": _first_wake(tx, row.job_id) if waiting else None,
         "rate": _rate(tx, row.job_id, row.finished_at or now, counts["done"]),
         "seedings": _seedings(tx, row.job_id),
         "sites": [
@@ -90,26 +95,22 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
 
 
 def _largest(tx: Connection, job_id: int, number: int) -> list[Any]:
-    """A job's host queues with the most pages. Sorts all of the job's."""
-    something = host_queues.c.done + host_queues.c.queued + host_queues.c.leased + host_queues.c.failed > 0
+    """A job's host queues with the most pages. Index host_queues_largest, from which it reads no more than it shows."""
     return list(
         tx.execute(
             sa.select(host_queues)
-            .where(host_queues.c.job_id == job_id, something)
+            .where(host_queues.c.job_id == job_id, SHOWN)
             .order_by(host_queues.c.done.desc(), host_queues.c.host)
             .limit(number)
         ).all()
     )
 
 
-def _waiting(tx: Connection, job_id: int) -> tuple[int, float | None]:
-    """How many URLs of a job wait for another attempt, and a time before which none of them is due."""
-    row = tx.execute(
-        sa.select(sa.func.coalesce(sa.func.sum(host_queues.c.waiting), 0), sa.func.min(host_queues.c.next_wake)).where(
-            host_queues.c.job_id == job_id, host_queues.c.waiting > 0
-        )
-    ).one()
-    return int(row[0]), row[1]
+def _first_wake(tx: Connection, job_id: int) -> float | None:
+    """A time before which none of a job's waiting URLs is due. The first entry of index host_queues_waiting."""
+    here = sa.and_(host_queues.c.job_id == job_id, WAITING)
+    first: float | None = tx.execute(sa.select(sa.func.min(host_queues.c.next_wake)).where(here)).scalar_one()
+    return first
 
 
 def _seedings(tx: Connection, job_id: int) -> dict[str, bool]:
@@ -146,6 +147,14 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
         .limit(1)
     ).first()
     return round((done - first.done) / (now - first.at), 1) if first and now > first.at else 0.0
+
+
+def _by_host(tx: Connection, job_id: int) -> dict[str, int]:
+    """Sums of the counts of a job's hosts. Reads all of them, by the job's part of the primary key."""
+    names = ("discovered", *STATES)
+    sums = (sa.func.coalesce(sa.func.sum(host_queues.c[name]), 0) for name in names)
+    row = tx.execute(sa.select(*sums).where(host_queues.c.job_id == job_id)).one()
+    return {name: int(number) for name, number in zip(names, row, strict=True)}
 
 
 def _recounted(tx: Connection, job_id: int) -> dict[str, int]:

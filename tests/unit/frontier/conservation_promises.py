@@ -15,7 +15,7 @@ from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
-from crawler.frontier.schema import STATES, host_queues, hosts, leases, metadata, urls
+from crawler.frontier.schema import STATES, host_queues, hosts, job_counts, leases, metadata, urls
 from crawler.job import Job
 from crawler.messages import Admission, BackOff, Batch, Cause, Link, Report, Retry, UrlResult
 
@@ -133,7 +133,7 @@ class Crawl:
     def check(self) -> None:
         """The counts kept along the way are the true ones, to the last."""
         for job in status.snapshots(self.ledger, self.now, recount=True):
-            assert job["counts"] == job["recounted"]
+            assert job["counts"] == job["by_host"] == job["recounted"]
             assert job["counts"]["discovered"] == sum(job["counts"][state] for state in STATES)
         with self.ledger.engine.connect() as connection:
             counted = sa.select(
@@ -146,6 +146,8 @@ class Crawl:
                 *(sa.func.coalesce(sa.func.sum(sa.case((which, 1), else_=0)), 0) for which in (again, waiting))
             )
             assert tuple(connection.execute(counted).one()) == tuple(connection.execute(real).one())
+            by_job = sa.select(*(sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0) for name in ("again", "waiting")))
+            assert tuple(connection.execute(by_job).one()) == tuple(connection.execute(real).one())
             least = connection.execute(sa.select(*(sa.func.min(host_queues.c[state]) for state in STATES))).one()
             assert all((number or 0) >= 0 for number in least)
             out = connection.execute(sa.select(leases.c.host, sa.func.count()).group_by(leases.c.host)).all()
