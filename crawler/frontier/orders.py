@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from crawler.frontier import moves, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
-from crawler.frontier.schema import host_queues, hosts, jobs
+from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.frontier.status import UnknownError, host_named, job_id_of
 
 Shown = Callable[[int], None]
@@ -97,3 +97,41 @@ def retry(ledger: Ledger, job: str, reason: str | None, now: float, shown: Shown
         sweeps.replace(tx, sweeps.of_job(job_id), "retry", now)
         ordered = [sweeps.order(ledger, tx, job_id, "retry", now, text=reason)]
     return sweeps.work_off(ledger, ordered, now, shown)
+
+
+class RefusedError(RuntimeError):
+    """An order that cannot be given now; the message says why, and what to do first."""
+
+
+def delete(ledger: Ledger, job: str, now: float, shown: Shown = _silent) -> int:
+    """Forget all of a job that has ended, but for the requests made for it, which answer the owners of sites until
+    their time is up (tidy.forget); returns how many URLs were deleted. Archives stay where they are. Raises
+    RefusedError.
+
+    From the first transaction on the job is not shown any more, and its name is free.
+    """
+    with ledger.transaction() as tx:
+        job_id = job_id_of(tx, job)
+        sweeps.replace(tx, sweeps.of_job(job_id), sweeps.DELETE, now)
+        here = jobs.c.job_id == job_id
+        state = tx.execute(sa.select(jobs.c.state).where(here).with_for_update()).scalar_one()
+        if state not in ("done", "cancelled"):
+            raise RefusedError(f"{job} is {state}: `crawler cancel {job}` first.")
+        held = tx.execute(sa.select(sa.func.count()).where(leases.c.job_id == job_id)).scalar_one()
+        if held:
+            raise RefusedError(f"Workers hold {held} batches of {job}, and return them within seconds: try again then.")
+        tx.execute(jobs.update().where(here).values(state="deleted", name=f"{job} (deleted, {job_id})"))
+        ordered = [sweeps.order(ledger, tx, job_id, sweeps.DELETE, now)]
+    return sweeps.work_off(ledger, ordered, now, shown)
+
+
+def archives(ledger: Ledger, job: str) -> list[tuple[str, str, int]]:
+    """Where a job's pages are archived: (worker, WARC file, pages). Reads all of the job's URLs; locks nothing."""
+    with ledger.snapshot() as tx:
+        chosen = (
+            sa.select(urls.c.worker, urls.c.warc_file, sa.func.count())
+            .where(urls.c.job_id == job_id_of(tx, job), urls.c.warc_file.is_not(None))
+            .group_by(urls.c.worker, urls.c.warc_file)
+            .order_by(urls.c.worker, urls.c.warc_file)
+        )
+        return [(worker, file, pages) for worker, file, pages in tx.execute(chosen)]

@@ -25,7 +25,7 @@ jobs = sa.Table(
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("spec", sa.Text, nullable=False),  # JSON: what a job.Job has besides its defaults
-    sa.Column("state", sa.Text, nullable=False),  # running | paused | cancelled | done
+    sa.Column("state", sa.Text, nullable=False),  # running | paused | cancelled | done | deleted
     sa.Column("created_at", sa.Float(53), nullable=False),
     sa.Column("finished_at", sa.Float(53)),
     sa.Column("prefixes", sa.Text),  # JSON: URL prefixes that seeds redirected to, for the scope `prefix`

@@ -50,6 +50,7 @@ def snapshots(
     with ledger.snapshot() as tx:
         chosen = tx.execute(
             sa.select(jobs)
+            .where(jobs.c.state != "deleted")
             .where(sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at >= finished_since))
             .order_by(jobs.c.job_id)
         ).all()
@@ -243,6 +244,7 @@ def host_named(given: str) -> str:
 def job_id_of(tx: Connection, name: str) -> int:
     job_id = tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == name)).scalar()
     if job_id is None:
-        known = tx.execute(sa.select(jobs.c.name).order_by(jobs.c.job_id.desc()).limit(10)).scalars().all()
+        names = sa.select(jobs.c.name).where(jobs.c.state != "deleted").order_by(jobs.c.job_id.desc()).limit(10)
+        known = tx.execute(names).scalars().all()
         raise UnknownError(f"No job {name!r}. {'Known: ' + ', '.join(known) if known else 'There is none yet'}.")
     return int(job_id)

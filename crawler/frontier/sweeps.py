@@ -19,7 +19,19 @@ from sqlalchemy.engine import Connection
 
 from crawler.frontier import links, moves, politeness
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
-from crawler.frontier.schema import UNFINISHED, host_queues, hosts, jobs, sweeps, urls
+from crawler.frontier.schema import (
+    UNFINISHED,
+    host_queues,
+    hosts,
+    job_counts,
+    jobs,
+    leases,
+    progress,
+    seedings,
+    sweeps,
+    urls,
+    workers,
+)
 from crawler.job import Job
 from crawler.messages import TERMINAL, Cause
 
@@ -75,7 +87,7 @@ QUEUES: dict[str, Callable[[str | None], sa.ColumnElement[bool]]] = {
 }
 """Kinds of sweeps that queue URLs again: which, by the sweep's text."""
 JUDGE, DELETE = "judge", "delete"
-"""Kinds of sweeps: queue what another description of the job kept out, and this one does not; delete the URLs."""
+"""Kinds of sweeps: queue what another description of the job kept out, and this one does not; delete the job."""
 
 REPLACED = {
     "cancel": ("cancel", "resume", "retry"),
@@ -127,14 +139,15 @@ def of_queue() -> sa.Exists:
     return sa.exists().where(sweeps.c.job_id == host_queues.c.job_id, sweeps.c.host == host_queues.c.host, UNFINISHED)
 
 
-def work_off(
-    ledger: Ledger, ordered: Iterable[int], now: float, shown: Callable[[int], None] = lambda _: None, size: int = CHUNK
-) -> int:
+def work_off(ledger: Ledger, ordered: Iterable[int], now: float, shown: Callable[[int], None] = lambda _: None) -> int:
     """Work sweeps off, whoever else works on them as well; returns how many URLs they have moved. `shown` is given that
-    number after each chunk."""
+    number before the first chunk and after each."""
     ordered = list(ordered)
+    shown(0)
     for sweep_id in ordered:
-        while work(ledger, now, sweep_id, size):
+        more = True
+        while more:
+            more = work(ledger, now, sweep_id)
             shown(moved(ledger, ordered))
     return moved(ledger, ordered)
 
@@ -146,18 +159,19 @@ def moved(ledger: Ledger, ordered: list[int]) -> int:
         return int(tx.execute(sa.select(sa.func.coalesce(sa.func.sum(sweeps.c.moved), 0)).where(here)).scalar_one())
 
 
-def work(ledger: Ledger, now: float, sweep_id: int | None = None, size: int = CHUNK) -> bool:
-    """A chunk of a sweep, or of the one that has waited longest; False if there is nothing left to do for it, or none
-    that nobody else works on. One transaction."""
+def work(ledger: Ledger, now: float, sweep_id: int | None = None, size: int | None = None) -> bool:
+    """A chunk (`size` URLs, or CHUNK) of a sweep, or of the one that has waited longest. False if there is nothing left
+    to do for it, or none that nobody else works on. One transaction."""
+    size = size or CHUNK
     with ledger.transaction() as tx:
         sweep = _claimed(tx, sweep_id, now)
         if sweep is None or (sweep.kind == JUDGE and _described(tx, sweep.job_id) is None):
             return False
+        if sweep.kind == DELETE:
+            return _delete(ledger, tx, sweep, size, now) or sweep_id is None
         keys, last = ([], None) if _is_void(tx, sweep, now) else _window(tx, sweep, size)
         number = _move(ledger, tx, sweep, keys, now) if keys else 0
-        done: dict[str, Any] = {"moved": sweeps.c.moved + number}
-        done |= {"finished_at": now} if last is None else {"last_host": last[0], "last_url": last[1]}
-        tx.execute(sweeps.update().where(sweeps.c.sweep_id == sweep.sweep_id).values(done))
+        _note(tx, sweep, number, last, finished_at=None if last else now)
         return sweep_id is None or last is not None
 
 
@@ -170,6 +184,38 @@ def _claimed(tx: Connection, sweep_id: int | None, now: float) -> Any:
     else:
         here = sweeps.c.sweep_id == sweep_id
     return tx.execute(sweeps.update().where(here, UNFINISHED).values(worked_at=now).returning(sweeps)).first()
+
+
+def _note(tx: Connection, sweep: Any, number: int, last: tuple[str, str] | None, **columns: Any) -> None:
+    """Note how far a sweep is: URLs moved, and the last that was looked at."""
+    at = dict(zip(("last_host", "last_url"), last or ("", ""), strict=True))
+    here = sweeps.c.sweep_id == sweep.sweep_id
+    tx.execute(sweeps.update().where(here).values(moved=sweeps.c.moved + number, **at, **columns))
+
+
+def _delete(ledger: Ledger, tx: Connection, sweep: Any, size: int, now: float) -> bool:
+    """Delete some of a job: its URLs, then its host queues, at last all else of it but its row, which keeps its number
+    from another job while requests bear it; False after that. By primary keys, each row once."""
+    if sweep.text != "hosts":
+        keys, last = _window(tx, sweep, size)
+        if keys:
+            key = [urls.c[name] for name in links.KEY]
+            given = _given(ledger, sweep.job_id, keys)
+            tx.execute(urls.delete().where(sa.tuple_(*key).in_(sa.select(*(given.c[name] for name in links.KEY)))))
+        _note(tx, sweep, len(keys), last, text=None if last else "hosts")
+        return True
+    queue = host_queues.c
+    here = sa.and_(queue.job_id == sweep.job_id, queue.host > sweep.last_host)
+    names = tx.execute(sa.select(queue.host).where(here).order_by(queue.host).limit(size)).scalars().all()
+    if names:
+        tx.execute(host_queues.delete().where(here, queue.host <= names[-1]))
+    if len(names) == size:
+        _note(tx, sweep, 0, (names[-1], ""))
+        return True
+    for table in (seedings, leases, progress, workers, job_counts):
+        tx.execute(table.delete().where(table.c.job_id == sweep.job_id))
+    _note(tx, sweep, 0, None, finished_at=now)
+    return False
 
 
 def _is_void(tx: Connection, sweep: Any, now: float) -> bool:
@@ -216,13 +262,8 @@ def _wanted(sweep: Any) -> sa.ColumnElement[bool]:
 
 def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]], now: float) -> int:
     """Move the URLs `keys`, in the order of their key, as the sweep's kind says; returns how many that were."""
-    given = ledger.given(
-        [{"job_id": sweep.job_id, "host": host, "url": url} for host, url in keys],
-        *(urls.c[name] for name in links.KEY),
-    )
+    given = _given(ledger, sweep.job_id, keys)
     here = sa.and_(*(urls.c[name] == given.c[name] for name in links.KEY))
-    if sweep.kind == DELETE:
-        return int(tx.execute(urls.delete().where(here)).rowcount)
     drop = DROPS.get(sweep.kind)
     if drop is None:
         _run_again(tx, sweep)
@@ -237,6 +278,13 @@ def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]
     if sweep.kind == "retry" and not sweep.moved:
         politeness.try_again(tx, sa.select(host_queues.c.host).where(host_queues.c.job_id == sweep.job_id))
     return number
+
+
+def _given(ledger: Ledger, job_id: int, keys: list[tuple[str, str]]) -> sa.FromClause:
+    """URLs of a job (host, url) as a table expression. Named one by one, for of a range of keys PostgreSQL believes that
+    it is a third of the job, and reads all of it."""
+    rows = [{"job_id": job_id, "host": host, "url": url} for host, url in keys]
+    return ledger.given(rows, *(urls.c[name] for name in links.KEY))
 
 
 def _run_again(tx: Connection, sweep: Any) -> None:
