@@ -36,6 +36,10 @@ SEEDINGS = 20
 """Seedings of a job that a snapshot names: the newest."""
 
 
+RATE_SECONDS = 60.0
+"""Seconds of running over which a rate is taken."""
+
+
 def snapshots(
     ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50, recount: bool = False
 ) -> list[dict[str, Any]]:
@@ -143,7 +147,7 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
     """Pages per second over the last minute of running."""
     first = tx.execute(
         sa.select(progress.c.at, progress.c.done)
-        .where(progress.c.job_id == job_id, progress.c.at > now - 60)
+        .where(progress.c.job_id == job_id, progress.c.at > now - RATE_SECONDS)
         .order_by(progress.c.at)
         .limit(1)
     ).first()

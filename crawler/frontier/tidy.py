@@ -25,9 +25,13 @@ from crawler.frontier.schema import (
     job_counts,
     jobs,
     leases,
+    progress,
+    requests,
     seedings,
     urls,
+    workers,
 )
+from crawler.frontier.schema import sweeps as sweeps_table
 from crawler.job import Job
 from crawler.messages import TERMINAL
 
@@ -92,6 +96,49 @@ def _jobs(ledger: Ledger) -> list[Any]:
     )
     with ledger.transaction() as tx:
         return list(tx.execute(chosen).all())
+
+
+def forget(
+    ledger: Ledger, now: float, days: float, seconds: float = SLICE, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Delete what is older than `days`: requests, seedings that arrived whole or were broken off, and workers, of jobs
+    that do not run; and, of jobs that ended an hour ago, samples that no rate is read from, and orders worked off.
+    Bounded as `tidy` is; may be repeated at any time."""
+    time_left = Slice(seconds, clock)
+    before = now - days * 86400
+    time_left.repeat(lambda: _forget_requests(ledger, before))
+    with ledger.transaction() as tx:
+        _forget_small(tx, before, now - FORGET_ENDED)
+
+
+FORGET_ENDED = 3600.0
+"""Seconds for which samples and orders are kept of a job that has ended."""
+
+
+def _forget_requests(ledger: Ledger, before: float) -> int:
+    """Delete the oldest requests made before a time; returns how many. Index on requests.at; nobody else locks them."""
+    with ledger.transaction() as tx:
+        old = sa.select(requests.c.at).where(requests.c.at < before).order_by(requests.c.at).limit(URLS).subquery()
+        last = tx.execute(sa.select(sa.func.max(old.c.at))).scalar_one()
+        return 0 if last is None else int(tx.execute(requests.delete().where(requests.c.at <= last)).rowcount)
+
+
+def _forget_small(tx: Connection, before: float, ended_before: float) -> None:
+    """Forget rows of small tables; reads them."""
+    ended = sa.select(jobs.c.job_id).where(jobs.c.state != "running", jobs.c.finished_at < before)
+    newest = sa.func.coalesce(sa.func.max(seedings.c.arrived_at), 0)
+    key = sa.tuple_(seedings.c.job_id, seedings.c.seeding)
+    old = sa.select(seedings.c.job_id, seedings.c.seeding).where(seedings.c.job_id.in_(ended))
+    old = old.group_by(seedings.c.job_id, seedings.c.seeding).having(newest < before)
+    tx.execute(seedings.delete().where(key.in_(old)))
+    tx.execute(workers.delete().where(workers.c.last_at < before, workers.c.job_id.in_(ended)))
+    tx.execute(sweeps_table.delete().where(sweeps_table.c.finished_at < ended_before))
+    last_minute = sa.select(jobs.c.finished_at - status.RATE_SECONDS).where(jobs.c.job_id == progress.c.job_id)
+    over = sa.select(jobs.c.job_id).where(jobs.c.finished_at < ended_before)
+    unread = sa.and_(progress.c.job_id.in_(over), progress.c.at < last_minute.scalar_subquery())
+    tx.execute(progress.delete().where(unread))
+    # A deleted job's row keeps its number from others while requests bear it.
+    tx.execute(jobs.delete().where(jobs.c.state == "deleted", jobs.c.finished_at < before))
 
 
 def _note_broken(ledger: Ledger, job_id: int, reason: str | None) -> None:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from gevent.event import Event
 from sqlalchemy.exc import DBAPIError
 
+from crawler import settings
 from crawler.frontier import status, tidy
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -27,6 +28,7 @@ LEASE_AT_ONCE = 50
 IDLE_SECONDS = 0.1
 RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
+FORGET_SECONDS = 10.0
 SHARE, LONGEST = 5.0, 10.0
 """A chore that takes long rests for SHARE times as long, so that leasing goes on, but for LONGEST seconds at most."""
 SHOW_FINISHED_SECONDS = 60.0
@@ -63,6 +65,7 @@ class Scheduler:
             Chore(lambda now: status.sample(ledger, now), SAMPLE_SECONDS),
             Chore(lambda now: tidy.tidy(ledger, now), TIDY_SECONDS),
             Chore(self._publish_status, STATUS_SECONDS),
+            Chore(lambda now: tidy.forget(ledger, now, settings.requests_days()), FORGET_SECONDS),
         ]
 
     def run(self) -> None:

@@ -378,6 +378,57 @@ def test_what_runs_is_not_deleted(ledger: Ledger) -> None:
         orders.delete(ledger, "j", now=8)
 
 
+# --- retention --------------------------------------------------------------------------------------------------------
+
+DAY = 86400.0
+
+
+def rows(ledger: Ledger, table: sa.Table) -> int:
+    with ledger.transaction() as tx:
+        return int(tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def test_requests_are_forgotten_after_their_days(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    crawled(ledger)  # asked at 1 and at 3
+    monkeypatch.setattr(tidy, "URLS", 1)
+    tidy.forget(ledger, 90 * DAY + 1, days=90, seconds=60)
+    assert rows(ledger, requests) == 2
+    tidy.forget(ledger, 90 * DAY + 3, days=90, seconds=60)
+    (left,) = status.audit(ledger, "a.test")["requests"]
+    assert left["at"] == 3
+    tidy.forget(ledger, 7 * DAY + 3.5, days=7, seconds=60)
+    assert rows(ledger, requests) == 0
+    assert counts(ledger) == {"done": 1, "failed": 1, "queued": 1}
+
+
+def test_a_call_forgets_no_more_than_there_is_time_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    crawled(ledger)
+    monkeypatch.setattr(tidy, "URLS", 1)
+    tidy.forget(ledger, 1e9, days=90, seconds=0)
+    assert rows(ledger, requests) == 1
+
+
+def test_what_ended_long_ago_is_forgotten_and_what_runs_is_not(ledger: Ledger) -> None:
+    small = (schema.seedings, schema.workers, schema.sweeps, schema.progress)
+    crawled(ledger)
+    for now in (5, 10, 100):
+        status.sample(ledger, now)
+    tidy.forget(ledger, 1e9, days=90)
+    assert [rows(ledger, table) for table in small] == [1, 1, 0, 3]
+    orders.set_state(ledger, "j", "cancelled", now=101)
+    tidy.forget(ledger, 102, days=90)
+    assert [rows(ledger, table) for table in small] == [1, 1, 1, 3]
+    rate = status.snapshots(ledger, 102)[0]["rate"]
+    tidy.forget(ledger, 101 + 3601, days=90)
+    assert [rows(ledger, table) for table in small] == [1, 1, 0, 1]
+    assert status.snapshots(ledger, 102)[0]["rate"] == rate
+    orders.delete(ledger, "j", now=103)
+    tidy.forget(ledger, 90 * DAY, days=90)
+    assert rows(ledger, schema.jobs) == 1
+    tidy.forget(ledger, 90 * DAY + 104, days=90)
+    assert [rows(ledger, table) for table in (*small, schema.jobs)] == [0] * 5
+
+
 # --- limits and turns -------------------------------------------------------------------------------------------------
 
 
