@@ -150,9 +150,3 @@ def totals(tx: Connection, job_id: int) -> dict[str, int]:
     sums = [sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS]
     row = tx.execute(sa.select(*sums).where(job_counts.c.job_id == job_id)).one()
     return {name: int(getattr(row, name)) for name in COUNTS}
-
-
-def counts(tx: Connection, job_id: int) -> dict[str, int]:
-    """How many URLs of a job were inserted ("discovered"), and how many are in each state. They must add up."""
-    summed = totals(tx, job_id)
-    return {name: summed[name] for name in ("discovered", *STATES)}

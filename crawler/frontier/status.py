@@ -134,7 +134,7 @@ def sample(ledger: Ledger, now: float) -> None:
     """Note how far each running job is, for the rates; forget what is older than an hour."""
     with ledger.transaction() as tx:
         for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(jobs.c.state == "running")).all():
-            note_progress(ledger, tx, job_id, moves.counts(tx, job_id)["done"], now)
+            note_progress(ledger, tx, job_id, moves.totals(tx, job_id)["done"], now)
             tx.execute(progress.delete().where(progress.c.job_id == job_id, progress.c.at < now - 3600))
 
 

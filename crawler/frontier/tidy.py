@@ -51,10 +51,13 @@ class Slice:
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._clock, self._until = clock, clock() + seconds
 
-    def repeat(self, work: Callable[[], int | bool]) -> None:
-        """Do `work`, and again for as long as it finds something to do and there is time."""
-        while work() and self._clock() < self._until:
+    def repeat(self, work: Callable[[], int | bool]) -> bool:
+        """Do `work`, and again for as long as it finds something to do and there is time; whether it found anything."""
+        if not work():
+            return False
+        while self._clock() < self._until and work():
             pass
+        return True
 
 
 def tidy(ledger: Ledger, now: float, seconds: float = SLICE, clock: Callable[[], float] = time.monotonic) -> None:
@@ -190,13 +193,15 @@ def _expire(ledger: Ledger, tx: Connection, now: float) -> int:
 
 def _tidy_job(ledger: Ledger, row: Any, job: Job, time_left: Slice, now: float) -> None:
     """Tidy a job. `row`: as _jobs gives it."""
+    moved = False
     if job.recrawl is not None:
         before = now - job.recrawl
-        time_left.repeat(lambda: _revisit(ledger, row.job_id, before, now))
+        moved = time_left.repeat(lambda: _revisit(ledger, row.job_id, before, now))
     if row.queued:
         _flag_until_record_does(ledger, row.job_id, job, now)
-        time_left.repeat(lambda: _drop_some(ledger, row.job_id, now))
-    if row.queued or row.state == "done" or not row.leased:
+        moved |= time_left.repeat(lambda: _drop_some(ledger, row.job_id, now))
+    as_it_was = row.state == ("running" if row.queued or row.leased else "done")
+    if moved or not as_it_was:
         _begin_or_end(ledger, row.job_id, now)
 
 
