@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler.frontier.ledger import Ledger
-from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, job_counts, urls
+from crawler.frontier.schema import COUNTS, host_queues, hosts, job_counts, urls
 from crawler.messages import Cause
 
 Moves = dict[tuple[int, str], Counter[str]]

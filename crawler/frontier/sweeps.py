@@ -281,8 +281,8 @@ def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]
 
 
 def _given(ledger: Ledger, job_id: int, keys: list[tuple[str, str]]) -> sa.FromClause:
-    """URLs of a job (host, url) as a table expression. Named one by one: a range of keys PostgreSQL takes for a third of
-    the job, and reads all of it."""
+    """URLs of a job (host, url) as a table expression. Named one by one: PostgreSQL takes a range of keys for a third
+    of the job, and reads all of it."""
     rows = [{"job_id": job_id, "host": host, "url": url} for host, url in keys]
     return ledger.given(rows, *(urls.c[name] for name in links.KEY))
 
