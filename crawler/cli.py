@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,22 @@ from crawler.frontier.ledger import Ledger
 
 console = progress.standard_output()
 
+_EXPLAINED = (
+    settings.SettingMissingError,
+    export.ExportError,
+    status.UnknownError,
+    orders.RefusedError,
+    urls.InvalidURLError,
+)
+"""Errors whose message is all that a person needs."""
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point; exits with 0, or with 1 and a message."""
     options = _parser().parse_args(arguments)
     try:
         sys.exit(options.run(options))
-    except (settings.SettingMissingError, export.ExportError, status.UnknownError, urls.InvalidURLError) as error:
+    except _EXPLAINED as error:
         sys.exit(_shown(str(error)))
     except DBAPIError as error:
         sys.exit(_shown(f"The ledger's database says: {str(error.orig).strip()}"))
@@ -65,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         command("status", _status, "jobs that are not finished, sites and workers; exit 1 if counts do not add up")
     )
     status.add_argument("--all", action="store_true", help="finished jobs as well")
-    status.add_argument("--recount", action="store_true", help="count every URL anew and compare")
+    status.add_argument("--recount", action="store_true", help="count every host and every URL anew and compare")
     with_json(command("jobs", _jobs, "every job, a line each"))
     watch = command("watch", _watch, "progress of a job until it is done", "job")
     watch.add_argument(
@@ -86,6 +95,10 @@ def _parser() -> argparse.ArgumentParser:
     command("cancel", _state("cancelled"), "end a job; exclude the URLs queued", "job")
     retry = command("retry", _retry, "queue a job's failed URLs again", "job")
     retry.add_argument("--reason", help="only those whose reason contains this")
+    deleting = command(
+        "delete", _delete, "delete what the ledger knows of a job that has ended; archives and requests stay", "job"
+    )
+    deleting.add_argument("--yes", action="store_true", help="do not ask")
     command("init", _init, "create what is missing of the ledger's tables")
     command("scheduler", _scheduler, "lease the URLs of due hosts to the workers, until told to stop")
     command("recorder", _recorder, "take admissions and reports into the ledger, until told to stop", "number")
@@ -115,7 +128,9 @@ def _status(options: argparse.Namespace) -> int:
     jobs = status.snapshots(_ledger(options), now, finished_since=since, recount=options.recount)
     for job in jobs:
         counts = job["counts"]
-        job["conserved"] = progress.conserved(counts) and job.get("recounted", counts) == counts
+        job["conserved"] = progress.conserved(counts) and all(
+            job.get(other, counts) == counts for other in ("by_host", "recounted")
+        )
     if options.json:
         # The counts stand beside the job's name as well: short for `status.yml` and jq.
         print(json.dumps({"jobs": [{**job, **job["counts"]} for job in jobs]}))
@@ -245,8 +260,19 @@ def _when(seconds: float) -> str:
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def _working() -> Iterator[Callable[[int], None]]:
+    """Something to tell how many URLs an order has moved, shown on a terminal for as long as it works."""
+    columns = TextColumn("{task.completed:,} URLs"), TimeElapsedColumn()
+    errors = Console(stderr=True)
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda count: bar.update(task, completed=count)
+
+
 def _block(options: argparse.Namespace) -> int:
-    dropped = orders.block(_ledger(options), options.host, time.time())
+    with _working() as shown:
+        dropped = orders.block(_ledger(options), options.host, time.time(), shown)
     _say(
         f"{options.host} is blocked; {dropped:,} queued URLs were excluded. Workers return what they hold of it within "
         "seconds."
@@ -255,14 +281,16 @@ def _block(options: argparse.Namespace) -> int:
 
 
 def _unblock(options: argparse.Namespace) -> int:
-    again = orders.unblock(_ledger(options), options.host, time.time())
+    with _working() as shown:
+        again = orders.unblock(_ledger(options), options.host, time.time(), shown)
     _say(f"{options.host} is no longer blocked; {again:,} URLs are queued again.")
     return 0
 
 
 def _state(state: str) -> Callable[[argparse.Namespace], int]:
     def run(options: argparse.Namespace) -> int:
-        moved = orders.set_state(_ledger(options), options.job, state, time.time())
+        with _working() as shown:
+            moved = orders.set_state(_ledger(options), options.job, state, time.time(), shown)
         what = "queued URLs were excluded" if state == "cancelled" else "excluded URLs are queued again"
         _say(f"{options.job} is {state}" + (f"; {moved:,} {what}" if moved else ""))
         return 0
@@ -271,8 +299,29 @@ def _state(state: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _retry(options: argparse.Namespace) -> int:
-    again = orders.retry(_ledger(options), options.job, options.reason, time.time())
+    with _working() as shown:
+        again = orders.retry(_ledger(options), options.job, options.reason, time.time(), shown)
     _say(f"{again:,} failed URLs of {options.job} are queued again")
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    ledger = _ledger(options)
+    files = orders.archives(ledger, options.job)
+    for worker, file, pages in files:
+        _say(f"{pages:,} pages are archived in {file}, by {worker}")
+    if not options.yes:
+        if not sys.stdin.isatty():
+            sys.exit(f"To delete {options.job} without being asked: --yes")
+        if console.input(f"Delete all that the ledger knows of {options.job}? [y/N] ", markup=False) not in (
+            "y",
+            "yes",
+        ):
+            sys.exit("Nothing was deleted.")
+    with _working() as shown:
+        deleted = orders.delete(ledger, options.job, time.time(), shown)
+    kept = f" Its {len(files):,} archives were not touched." if files else ""
+    _say(f"{options.job} is deleted: {deleted:,} URLs.{kept}")
     return 0
 
 

@@ -82,6 +82,7 @@ def crawl(
             active.recall(tidy.recalled(ledger))
             if now - released >= RELEASE_SECONDS:
                 release_memory()
+                tidy.forget(ledger, now, settings.requests_days())
                 released = now
             snapshot = next(s for s in status.snapshots(ledger, now, finished_since=now - 60) if s["job"] == name)
             show(snapshot)

@@ -82,6 +82,11 @@ def user_agent() -> str:
     return f"{PRODUCT}/{__version__} (+{contact()})"
 
 
+def requests_days() -> float:
+    """Days for which the ledger keeps every request made."""
+    return float(os.environ.get("CRAWLER_REQUESTS_DAYS") or REQUESTS_DAYS)
+
+
 def state_dir() -> Path:
     """The folder for files that outlive this process, such as the archive."""
     return Path(os.environ.get("CRAWLER_STATE_DIR", "."))
@@ -97,5 +102,6 @@ def release() -> str:
     return os.environ.get("CRAWLER_RELEASE", "checkout")
 
 
+REQUESTS_DAYS = 90.0
 PRODUCT = "CrawlerFleet"
 """The product token that robots.txt groups are matched against (RFC 9309, section 2.2.1)."""

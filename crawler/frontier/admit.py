@@ -5,17 +5,21 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import links, moves, orders, politeness
+from crawler.frontier import links, moves, orders, politeness, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of, spec_of
-from crawler.frontier.schema import jobs, seedings, urls
+from crawler.frontier.schema import jobs, seedings
 from crawler.job import Job
-from crawler.messages import Admission, Cause, Link
+from crawler.messages import Admission, Link
 
 
 def admit(ledger: Ledger, admission: Admission, now: float) -> int:
-    """Take in a piece of a seeding; returns how many URLs were new. A job that was done runs again."""
+    """Take in a piece of a seeding; returns how many URLs were new. A job that was done runs again.
+
+    Where the piece brings another description of its job, or lets one run that was cancelled, sweeps bring back what
+    had stopped the job: a chunk of each here, which is all of a small job, and the rest in `tidy`.
+    """
     with ledger.transaction() as tx:
-        job_id = _job_id(ledger, tx, admission, now)
+        job_id, ordered = _job_id(ledger, tx, admission, now)
         if not _arrived(ledger, tx, job_id, admission, now):
             return 0
         found = moves.none_yet()
@@ -31,28 +35,32 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
         moves.apply(ledger, tx, found, now)
         # Whoever hands over URLs of a host that was given up wants it to be tried again.
         politeness.try_again(tx, [host for _, host in found if found[job_id, host]["queued"]])
-        return new
+        politeness.flag_full(ledger, tx, dict.fromkeys(found, admission.job.max_pages_per_host))
+    for sweep_id in ordered:
+        sweeps.work(ledger, now, sweep_id)
+    return new
 
 
-def _job_id(ledger: Ledger, tx: Connection, admission: Admission, now: float) -> int:
-    """The admission's job, made or brought up to its description, and running again if it had ended."""
+def _job_id(ledger: Ledger, tx: Connection, admission: Admission, now: float) -> tuple[int, list[int]]:
+    """The admission's job, made or brought up to its description, and running again if it had ended; and the sweeps
+    that this takes. Locks the job's sweeps, where there are to be others, then the job."""
     job = admission.job
     spec = spec_of(job)
     before = tx.execute(sa.select(jobs).where(jobs.c.name == job.name)).first()
-    job_id = _describe(ledger, tx, job.name, spec, now)
     if before is None:
-        return job_id
-    if before.state == "cancelled" and not _began(tx, job_id, admission.seeding):  # so this seeding is the later order
-        orders.resume(ledger, tx, job_id, now)
+        return _describe(ledger, tx, job.name, spec, now), []
+    kinds: list[str] = []
     if not _says(before.spec, job):
         # The latest description counts: with wider limits the job goes on from where the narrower ones stopped it.
-        here = urls.c.job_id == job_id
-        held = sa.and_(here, moves.caused(Cause.MAX_PAGES, Cause.MAX_PAGES_PER_HOST))
-        moves.queue_again(ledger, tx, held, "excluded", now)
-        if job.depth is not None:
-            moves.queue_again(ledger, tx, sa.and_(here, moves.UNEXPANDED), "done", now)
-        links.judge_again(ledger, tx, job_id, job_of(spec, before.prefixes), now)
-    return job_id
+        kinds = ["widen", sweeps.JUDGE] if job.depth is None else ["widen", "deepen", sweeps.JUDGE]
+    for kind in kinds:
+        sweeps.replace(tx, sweeps.of_job(before.job_id), kind, now)
+    ordered = []
+    if before.state == "cancelled" and not _began(tx, before.job_id, admission.seeding):  # so it is the later order
+        ordered += orders.resume(ledger, tx, before.job_id, now)
+    _describe(ledger, tx, job.name, spec, now)
+    ordered += [sweeps.order(ledger, tx, before.job_id, kind, now) for kind in kinds]
+    return before.job_id, ordered
 
 
 def _says(spec: str, job: Job) -> bool:

@@ -37,6 +37,8 @@ LOOK_AGAIN = 1.0
 UNLIMITED = 10**9
 """URLs: more than any call leases."""
 
+_WANTED = (host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
+"""What a host queue has to be to be in index host_queues_due_by_job."""
 Key = tuple[int, str]
 """A job_id and a host."""
 KEY = ("job_id", "host")
@@ -115,13 +117,14 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
 def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
     """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
     for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
-    something = sa.exists().where(host_queues.c.job_id == jobs.c.job_id, *_is_due(now))
+    # As a minimum, for which both databases read one entry; of EXISTS, PostgreSQL thinks that any row will do.
+    first_due = sa.select(sa.func.min(host_queues.c.next_due)).where(host_queues.c.job_id == jobs.c.job_id, *_WANTED)
     stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
     rows = tx.execute(
         sa.select(
             *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
             stands_at.label("stands_at"),
-            sa.case((something, True), else_=False).label("has_due"),
+            first_due.scalar_subquery().label("first_due"),
         )
         .where(jobs.c.state == "running", jobs.c.broken.is_(None))
         .order_by(jobs.c.job_id)
@@ -132,16 +135,12 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
             job = job_of(row.spec, row.prefixes)
         except UnreadableJobError:
             continue
-        room = UNLIMITED
-        if row.has_due and job.max_pages is not None:
+        room, has_due = UNLIMITED, row.first_due is not None and row.first_due <= now
+        if has_due and job.max_pages is not None:
             room = job.max_pages - _spent(moves.totals(tx, row.job_id))
-        due = list(reversed(_due(tx, row.job_id, limit, now))) if row.has_due else []
+        due = list(reversed(_due(tx, row.job_id, limit, now))) if has_due else []
         sharers[row.job_id] = _Sharer(row.job_id, job, max(row.ended, row.stands_at or 0.0), room, due)
     return sharers
-
-
-def _is_due(now: float) -> tuple[sa.ColumnElement[bool], ...]:
-    return (host_queues.c.queued > 0, sa.not_(host_queues.c.give_up), host_queues.c.next_due <= now)
 
 
 def _spent(counts: Any) -> int:
@@ -179,7 +178,7 @@ def _due(tx: Connection, job_id: int, limit: int, now: float) -> Sequence[Any]:
     may be given is decided in _hosts_to_lease."""
     return tx.execute(
         sa.select(host_queues.c.host, host_queues.c.queued)
-        .where(host_queues.c.job_id == job_id, *_is_due(now))
+        .where(host_queues.c.job_id == job_id, *_WANTED, host_queues.c.next_due <= now)
         .order_by(host_queues.c.next_due)
         .limit(limit)
     ).all()
@@ -199,7 +198,7 @@ def _hosts_to_lease(
         wanting = []
         for row in of_host[host]:
             sharer = sharers[row.job_id]
-            full = _is_full(sharer.job, row) and not row.again
+            full = _is_full(sharer.job, row) and row.queued > row.again
             if full or row.dead or row.blocked_at is not None:
                 give_up.append((row.job_id, host))
             elif _room(sharer, row) <= 0 and not row.again:
@@ -232,7 +231,7 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
     of_host = host_queues.alias("of_host")
     stands_at = sa.select(sa.func.max(of_host.c.began)).where(of_host.c.host == given.c.host).scalar_subquery()
     under_way = sa.select(sa.func.count()).where(leases.c.host == given.c.host).scalar_subquery()
-    columns = ("job_id", "host", "leased", "done", "again", "waiting", "next_wake", "ended")
+    columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_wake", "ended")
     ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= now)
     return tx.execute(
         sa.select(
@@ -248,7 +247,7 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
         .join(host_queues, host_queues.c.host == given.c.host)
         .join(hosts, hosts.c.host == given.c.host)
         .join(jobs, jobs.c.job_id == host_queues.c.job_id)
-        .where(host_queues.c.queued > 0, sa.not_(host_queues.c.give_up), jobs.c.state == "running", ready)
+        .where(*_WANTED, jobs.c.state == "running", ready)
     ).all()
 
 

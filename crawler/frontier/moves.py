@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler.frontier.ledger import Ledger
-from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, job_counts, urls
+from crawler.frontier.schema import COUNTS, host_queues, hosts, job_counts, urls
 from crawler.messages import Cause
 
 Moves = dict[tuple[int, str], Counter[str]]
@@ -115,8 +115,8 @@ def add_up(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]]) -> None:
 def queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
     """Queue what is in `state` among `which`, with all attempts before it; returns how many URLs that were.
 
-    Idempotent, as what is queued is left alone. Locks the URLs as it finds them; `which` should name the job or the
-    host, by which the primary key finds them.
+    Idempotent, as what is queued is left alone. `which` names the URLs by primary key: a chunk of them, which the
+    caller has locked in its order.
     """
     again = state == "done"
     queued = (
@@ -137,13 +137,13 @@ def queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], s
 
 
 def drop_queued(
-    ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, cause: Cause, reason: str, now: float
+    ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: Any, cause: Any, reason: Any, now: float
 ) -> int:
-    """Finish what is queued among `which` unfetched, with `cause` and `reason`; returns how many URLs that were. What
-    has been a page before is a page again.
+    """Finish what is queued among `which` unfetched; returns how many URLs that were. `state`, `cause` and `reason` are
+    strings, or columns of what `which` joins. What has been a page before is a page again.
 
-    Idempotent, and locks, as `queue_again`; index urls_in_turn. `not_before` and `was_done` stay in the row, which
-    tells the counts what it was.
+    Idempotent, and by primary key, as `queue_again`. `not_before` and `was_done` stay in the row, which tells the
+    counts what it was.
     """
     dropped = (
         urls.update()
@@ -151,7 +151,7 @@ def drop_queued(
         .values(
             state=sa.case((urls.c.was_done, "done"), else_=state),
             reason=sa.case((urls.c.was_done, sa.null()), else_=reason),
-            cause=sa.case((urls.c.was_done, sa.null()), else_=str(cause)),
+            cause=sa.case((urls.c.was_done, sa.null()), else_=cause),
             # A page that was due for another visit has had it: the next one is as far away as ever.
             fetched_at=sa.case((urls.c.fetched_at.is_not(None), now)),
             lease=None,
@@ -176,9 +176,3 @@ def totals(tx: Connection, job_id: int) -> dict[str, int]:
     sums = [sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS]
     row = tx.execute(sa.select(*sums).where(job_counts.c.job_id == job_id)).one()
     return {name: int(getattr(row, name)) for name in COUNTS}
-
-
-def counts(tx: Connection, job_id: int) -> dict[str, int]:
-    """How many URLs of a job were inserted ("discovered"), and how many are in each state. They must add up."""
-    summed = totals(tx, job_id)
-    return {name: summed[name] for name in ("discovered", *STATES)}

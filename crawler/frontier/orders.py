@@ -1,83 +1,137 @@
-"""What a person orders: block a host, pause, resume, cancel or retry a job."""
+"""What a person orders: block a host, pause, resume, cancel, retry or delete a job.
+
+Each order is in force when its first, short transaction is committed. What it does to the URLs is a sweep (sweeps.py),
+which the caller works off at once, chunk by chunk, and `tidy` where the caller is killed. `shown` is given the number
+of URLs moved, after each chunk.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import moves, politeness
-from crawler.frontier.ledger import Ledger
-from crawler.frontier.schema import host_queues, hosts, jobs, urls
+from crawler.frontier import moves, sweeps
+from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
+from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.frontier.status import UnknownError, host_named, job_id_of
-from crawler.messages import Cause
+
+Shown = Callable[[int], None]
 
 
-def block(ledger: Ledger, host: str, now: float) -> int:
+def _silent(_: int) -> None:
+    """For callers to whom no progress is shown."""
+
+
+def block(ledger: Ledger, host: str, now: float, shown: Shown = _silent) -> int:
     """Never ask `host` again, in any job, until unblocked; returns how many URLs were dropped."""
     host = host_named(host)
     with ledger.transaction() as tx:
+        ordered = _sweep_host(ledger, tx, host, "block", now)
+        tx.execute(host_queues.update().where(host_queues.c.host == host).values(give_up=True))
         statement = ledger.insert(hosts).values(host=host, next_due=now, blocked_at=now)
         tx.execute(statement.on_conflict_do_update(index_elements=["host"], set_={"blocked_at": now}))
-        return moves.drop_queued(ledger, tx, urls.c.host == host, "excluded", Cause.BLOCKED, "host blocked", now)
+    return sweeps.work_off(ledger, ordered, now, shown)
 
 
-def unblock(ledger: Ledger, host: str, now: float) -> int:
+def unblock(ledger: Ledger, host: str, now: float, shown: Shown = _silent) -> int:
     """Undo `block`; returns how many URLs are queued again."""
     host = host_named(host)
     with ledger.transaction() as tx:
+        ordered = _sweep_host(ledger, tx, host, "unblock", now)
+        flagged = sa.and_(host_queues.c.host == host, host_queues.c.give_up)
+        tx.execute(host_queues.update().where(flagged).values(give_up=False, next_due=now))
         if not tx.execute(hosts.update().where(hosts.c.host == host).values(blocked_at=None)).rowcount:
             raise UnknownError(f"{host}: unknown, so not blocked.")
-        return _queue_again(ledger, tx, urls.c.host == host, Cause.BLOCKED, now)
+    return sweeps.work_off(ledger, ordered, now, shown)
 
 
-def set_state(ledger: Ledger, job: str, state: str, now: float) -> int:
+def _sweep_host(ledger: Ledger, tx: Connection, host: str, kind: str, now: float) -> list[int]:
+    """Order a sweep of a host's URLs in every job that knows it. Index host_queues_host."""
+    sweeps.replace(tx, sweeps.of_host(host), kind, now)
+    known = tx.execute(sa.select(host_queues.c.job_id).where(host_queues.c.host == host).order_by(host_queues.c.job_id))
+    return [sweeps.order(ledger, tx, job_id, kind, now, host=host) for job_id in known.scalars().all()]
+
+
+def set_state(ledger: Ledger, job: str, state: str, now: float, shown: Shown = _silent) -> int:
     """Let `job` be "paused", "running" or "cancelled"; returns how many URLs were dropped (cancelled), or are queued
     again because they had been dropped so (running)."""
     with ledger.transaction() as tx:
         job_id = job_id_of(tx, job)
         if state == "running":
-            return resume(ledger, tx, job_id, now)
-        finished = now if state == "cancelled" else None
-        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=finished))
-        if state == "cancelled":
-            return moves.drop_queued(
-                ledger, tx, urls.c.job_id == job_id, "excluded", Cause.CANCELLED, "job cancelled", now
-            )
-        return 0
+            ordered = resume(ledger, tx, job_id, now)
+        elif state == "cancelled":
+            sweeps.replace(tx, sweeps.of_job(job_id), "cancel", now)
+            tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=now))
+            ordered = [sweeps.order(ledger, tx, job_id, "cancel", now)]
+        else:
+            tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state=state, finished_at=None))
+            ordered = []
+    return sweeps.work_off(ledger, ordered, now, shown)
 
 
-def resume(ledger: Ledger, tx: Connection, job_id: int, now: float) -> int:
-    """Let a job run, whatever had stopped it; returns how many URLs are queued again that `cancel` had dropped."""
+def resume(ledger: Ledger, tx: Connection, job_id: int, now: float) -> list[int]:
+    """Let a job run, whatever had stopped it; returns the sweep, if there is anything to sweep, that queues again what
+    `cancel` had dropped. Locks the job's sweeps, then the job."""
+    sweeps.replace(tx, sweeps.of_job(job_id), "resume", now)
     tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
-    return _queue_again(ledger, tx, urls.c.job_id == job_id, Cause.CANCELLED, now)
+    if not moves.totals(tx, job_id)["excluded"] and not _has_depth(tx, job_id):
+        return []
+    return [sweeps.order(ledger, tx, job_id, "resume", now)]
 
 
-def retry(ledger: Ledger, job: str, reason: str | None, now: float) -> int:
-    """Queue the failed URLs of `job` again whose reason contains `reason`; returns how many there were."""
+def _has_depth(tx: Connection, job_id: int) -> bool:
+    """Whether a job has, or may have, pages that went back to done before their links were followed."""
+    try:
+        return job_of(tx.execute(sa.select(jobs.c.spec).where(jobs.c.job_id == job_id)).scalar_one()).depth is not None
+    except UnreadableJobError:
+        return True
+
+
+def retry(ledger: Ledger, job: str, reason: str | None, now: float, shown: Shown = _silent) -> int:
+    """Queue the failed URLs of `job` again whose reason contains `reason`; returns how many there were. If there are
+    any, the job runs again and its hosts that were given up are tried again."""
     with ledger.transaction() as tx:
         job_id = job_id_of(tx, job)
-        which = [urls.c.job_id == job_id]
-        if reason:
-            which.append(urls.c.reason.contains(reason, autoescape=True))
-        again = moves.queue_again(ledger, tx, sa.and_(*which), "failed", now)
-        if again:
-            politeness.try_again(tx, sa.select(host_queues.c.host).where(host_queues.c.job_id == job_id))
-            ended = sa.and_(jobs.c.job_id == job_id, jobs.c.state.in_(("done", "cancelled")))
-            _run_again(tx, ended)
-        return again
+        sweeps.replace(tx, sweeps.of_job(job_id), "retry", now)
+        ordered = [sweeps.order(ledger, tx, job_id, "retry", now, text=reason)]
+    return sweeps.work_off(ledger, ordered, now, shown)
 
 
-def _queue_again(ledger: Ledger, tx: Connection, here: sa.ColumnElement[bool], cause: Cause, now: float) -> int:
-    """Queue what an order with this `cause` had dropped: URLs that became excluded, and pages that went back to done
-    before their links were followed from a shorter path. Returns how many URLs these are."""
-    again = moves.queue_again(ledger, tx, sa.and_(here, moves.caused(cause)), "excluded", now)
-    again += moves.queue_again(ledger, tx, sa.and_(here, moves.UNEXPANDED), "done", now)
-    if again:
-        reopened = sa.select(host_queues.c.job_id).where(host_queues.c.queued > 0)
-        _run_again(tx, sa.and_(jobs.c.state == "done", jobs.c.job_id.in_(reopened)))
-    return again
+class RefusedError(RuntimeError):
+    """An order that cannot be given now; the message says why, and what to do first."""
 
 
-def _run_again(tx: Connection, which: sa.ColumnElement[bool]) -> None:
-    """Let jobs run that had ended. Idempotent."""
-    tx.execute(jobs.update().where(which).values(state="running", finished_at=None))
+def delete(ledger: Ledger, job: str, now: float, shown: Shown = _silent) -> int:
+    """Forget all of a job that has ended, but for the requests made for it, which answer the owners of sites until
+    their time is up (tidy.forget); returns how many URLs were deleted. Archives stay where they are. Raises
+    RefusedError.
+
+    From the first transaction on the job is not shown any more, and its name is free.
+    """
+    with ledger.transaction() as tx:
+        job_id = job_id_of(tx, job)
+        sweeps.replace(tx, sweeps.of_job(job_id), sweeps.DELETE, now)
+        here = jobs.c.job_id == job_id
+        state = tx.execute(sa.select(jobs.c.state).where(here).with_for_update()).scalar_one()
+        if state not in ("done", "cancelled"):
+            raise RefusedError(f"{job} is {state}: `crawler cancel {job}` first.")
+        held = tx.execute(sa.select(sa.func.count()).where(leases.c.job_id == job_id)).scalar_one()
+        if held:
+            raise RefusedError(f"Workers hold {held} batches of {job}, and return them within seconds: try again then.")
+        tx.execute(jobs.update().where(here).values(state="deleted", name=f"{job} (deleted, {job_id})"))
+        ordered = [sweeps.order(ledger, tx, job_id, sweeps.DELETE, now)]
+    return sweeps.work_off(ledger, ordered, now, shown)
+
+
+def archives(ledger: Ledger, job: str) -> list[tuple[str, str, int]]:
+    """Where a job's pages are archived: (worker, WARC file, pages). Reads all of the job's URLs; locks nothing."""
+    with ledger.snapshot() as tx:
+        chosen = (
+            sa.select(urls.c.worker, urls.c.warc_file, sa.func.count())
+            .where(urls.c.job_id == job_id_of(tx, job), urls.c.warc_file.is_not(None))
+            .group_by(urls.c.worker, urls.c.warc_file)
+            .order_by(urls.c.worker, urls.c.warc_file)
+        )
+        return [(worker, file, pages) for worker, file, pages in tx.execute(chosen)]

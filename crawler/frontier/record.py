@@ -69,7 +69,8 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         politeness.make_due(
             ledger, tx, {report.host: due[report.host] for report in reports if report.lease in held}, now
         )
-        _flag_full(ledger, tx, reports, of_job)
+        most = {known.job_id: known.job.max_pages_per_host for known in of_job.values()}
+        politeness.flag_full(ledger, tx, {key: most[key[0]] for key in found})
         _log_requests(ledger, tx, reports, of_job)
         _credit(ledger, tx, taken_in.pages, now)
         return sum(taken_in.pages.values())
@@ -284,24 +285,6 @@ def _note_wakes(ledger: Ledger, tx: Connection, wakes: dict[tuple[int, str], flo
     here = sa.and_(host_queues.c.job_id == given.c.job_id, host_queues.c.host == given.c.host)
     first = sa.or_(host_queues.c.next_wake.is_(None), host_queues.c.next_wake > given.c.next_wake)
     tx.execute(host_queues.update().where(here, first).values(next_wake=given.c.next_wake))
-
-
-def _flag_full(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]) -> None:
-    """Leave host queues to `tidy` that have given all the pages their job wants of a host. By primary key; idempotent;
-    moves.apply has locked the rows."""
-    most = {
-        (known.job_id, report.host): known.job.max_pages_per_host
-        for report in reports
-        if (known := of_job[report.job]).job.max_pages_per_host is not None
-    }
-    if not most:
-        return
-    rows = [{"job_id": job_id, "host": host, "most": pages} for (job_id, host), pages in sorted(most.items())]
-    given = ledger.given(rows, host_queues.c.job_id, host_queues.c.host, sa.column("most", sa.BigInteger))
-    here = sa.and_(host_queues.c.job_id == given.c.job_id, host_queues.c.host == given.c.host)
-    full = host_queues.c.done + host_queues.c.again >= given.c.most
-    new = host_queues.c.queued > host_queues.c.again
-    tx.execute(host_queues.update().where(here, full, new).values(give_up=True))
 
 
 def _log_requests(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]) -> None:

@@ -31,7 +31,7 @@ jobs = sa.Table(
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("spec", sa.Text, nullable=False),  # JSON: what a job.Job has besides its defaults
-    sa.Column("state", sa.Text, nullable=False),  # running | paused | cancelled | done
+    sa.Column("state", sa.Text, nullable=False),  # running | paused | cancelled | done | deleted
     sa.Column("created_at", sa.Float(53), nullable=False),
     sa.Column("finished_at", sa.Float(53)),
     sa.Column("prefixes", sa.Text),  # JSON: URL prefixes that seeds redirected to, for the scope `prefix`
@@ -48,6 +48,24 @@ seedings = sa.Table(
     sa.Column("chunks", sa.Integer),  # in the last piece: how many there are
     sa.Column("arrived_at", sa.Float(53)),
 )
+
+sweeps = sa.Table(
+    "sweeps",  # bulk orders, worked off in chunks of a job's URLs: see sweeps.py
+    metadata,
+    sa.Column("sweep_id", sa.Integer, primary_key=True),
+    sa.Column("job_id", sa.Integer, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("host", sa.Text),  # null: all of the job's
+    sa.Column("text", sa.Text),  # retry: what the reason contains; give_up: the reason
+    sa.Column("last_host", sa.Text, nullable=False, server_default=""),  # all URLs up to this one have been swept
+    sa.Column("last_url", sa.Text, nullable=False, server_default=""),
+    sa.Column("moved", sa.BigInteger, nullable=False, server_default="0"),  # URLs whose state has changed
+    sa.Column("ordered_at", sa.Float(53), nullable=False),
+    sa.Column("worked_at", sa.Float(53), nullable=False),
+    sa.Column("finished_at", sa.Float(53)),
+)
+UNFINISHED = sweeps.c.finished_at.is_(None)
+sa.Index("sweeps_unfinished", sweeps.c.job_id, postgresql_where=UNFINISHED, sqlite_where=UNFINISHED)
 
 urls = sa.Table(
     "urls",
@@ -107,6 +125,11 @@ sa.Index(
 )
 _leased = urls.c.state == "leased"
 sa.Index("urls_leased", urls.c.lease, postgresql_where=_leased, sqlite_where=_leased)
+# What a job with `recrawl` visits again, the oldest first.
+ASKED_FOR = sa.and_(
+    urls.c.state.in_([sa.literal_column(f"'{state}'") for state in TERMINAL]), urls.c.fetched_at.is_not(None)
+)
+sa.Index("urls_fetched", urls.c.job_id, urls.c.fetched_at, postgresql_where=ASKED_FOR, sqlite_where=ASKED_FOR)
 
 leases = sa.Table(
     "leases",
@@ -141,6 +164,20 @@ sa.Index(
 sa.Index("host_queues_host", host_queues.c.host)
 _to_drop = sa.and_(host_queues.c.queued > 0, host_queues.c.give_up)
 sa.Index("host_queues_to_drop", host_queues.c.job_id, postgresql_where=_to_drop, sqlite_where=_to_drop)
+# A job's sites as status shows them: those with the most pages first, none of which all is excluded.
+SHOWN = host_queues.c.done + host_queues.c.queued + host_queues.c.leased + host_queues.c.failed > sa.literal_column("0")
+sa.Index(
+    "host_queues_largest",
+    host_queues.c.job_id,
+    host_queues.c.done.desc(),
+    host_queues.c.host,
+    postgresql_where=SHOWN,
+    sqlite_where=SHOWN,
+)
+WAITING = host_queues.c.waiting > sa.literal_column("0")
+sa.Index(
+    "host_queues_waiting", host_queues.c.job_id, host_queues.c.next_wake, postgresql_where=WAITING, sqlite_where=WAITING
+)
 
 job_counts = sa.Table(
     # The sums of host_queues over a job's hosts, kept where those change. In a few rows for each job, so that
@@ -167,12 +204,14 @@ hosts = sa.Table(
 )
 _blocked = hosts.c.blocked_at.is_not(None)
 sa.Index("hosts_blocked", hosts.c.host, postgresql_where=_blocked, sqlite_where=_blocked)
+_given_up = hosts.c.given_up_at.is_not(None)
+sa.Index("hosts_given_up", hosts.c.host, postgresql_where=_given_up, sqlite_where=_given_up)
 
 requests = sa.Table(
     "requests",  # every request made, for the site's owner and for `crawler explain`
     metadata,
     sa.Column("host", sa.Text, primary_key=True),
-    sa.Column("at", sa.Float(53), primary_key=True),
+    sa.Column("at", sa.Float(53), primary_key=True, index=True),
     sa.Column("url", sa.Text, primary_key=True),
     sa.Column("job_id", sa.Integer, nullable=False),
     sa.Column("status", sa.Integer),  # null: no usable answer

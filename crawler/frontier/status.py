@@ -12,7 +12,9 @@ from crawler import urls as url_rules
 from crawler.frontier import moves
 from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.schema import (
+    SHOWN,
     STATES,
+    WAITING,
     host_queues,
     hosts,
     jobs,
@@ -34,32 +36,40 @@ SEEDINGS = 20
 """Seedings of a job that a snapshot names: the newest."""
 
 
+RATE_SECONDS = 60.0
+"""Seconds of running over which a rate is taken."""
+
+
 def snapshots(
     ledger: Ledger, now: float, *, finished_since: float = 0.0, sites: int = 50, recount: bool = False
 ) -> list[dict[str, Any]]:
     """A snapshot of each job that is not finished, or finished after `finished_since`: its counts, pages/s over the
     last minute, its `sites` largest hosts, its workers and its newest seedings. All of them of one moment.
 
-    "counts" hold "discovered", which is counted where URLs are inserted, beside the states, which must be its sum;
-    `recount` adds "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has
-    arrived; "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
+    "counts" are those of the job, and hold "discovered", which is counted where URLs are inserted, beside the states,
+    which must be its sum. `recount` adds what must be equal to them: "by_host", the sums of the counts of its hosts,
+    and "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has arrived;
+    "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
     """
     with ledger.snapshot() as tx:
         chosen = tx.execute(
             sa.select(jobs)
+            .where(jobs.c.state != "deleted")
             .where(sa.or_(jobs.c.finished_at.is_(None), jobs.c.finished_at >= finished_since))
             .order_by(jobs.c.job_id)
         ).all()
         made = [_snapshot(tx, row, now, sites) for row in chosen]
         if recount:
             for row, snapshot in zip(chosen, made, strict=True):
+                snapshot["by_host"] = _by_host(tx, row.job_id)
                 snapshot["recounted"] = _recounted(tx, row.job_id)
         return made
 
 
 def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any]:
-    counts = moves.counts(tx, row.job_id)
-    waiting, next_attempt_at = _waiting(tx, row.job_id)
+    totals = moves.totals(tx, row.job_id)
+    counts = {name: totals[name] for name in ("discovered", *STATES)}
+    waiting = totals["waiting"]
     return {
         "job": row.name,
         "state": "broken" if row.broken else row.state,
@@ -69,7 +79,7 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
         "finished_at": row.finished_at,
         "counts": counts,
         "waiting": waiting,
-        "next_attempt_at": next_attempt_at,
+        "next_attempt_at": _first_wake(tx, row.job_id) if waiting else None,
         "rate": _rate(tx, row.job_id, row.finished_at or now, counts["done"]),
         "seedings": _seedings(tx, row.job_id),
         "sites": [
@@ -90,26 +100,22 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
 
 
 def _largest(tx: Connection, job_id: int, number: int) -> list[Any]:
-    """A job's host queues with the most pages. Sorts all of the job's."""
-    something = host_queues.c.done + host_queues.c.queued + host_queues.c.leased + host_queues.c.failed > 0
+    """A job's host queues with the most pages. Index host_queues_largest, from which it reads no more than it shows."""
     return list(
         tx.execute(
             sa.select(host_queues)
-            .where(host_queues.c.job_id == job_id, something)
+            .where(host_queues.c.job_id == job_id, SHOWN)
             .order_by(host_queues.c.done.desc(), host_queues.c.host)
             .limit(number)
         ).all()
     )
 
 
-def _waiting(tx: Connection, job_id: int) -> tuple[int, float | None]:
-    """How many URLs of a job wait for another attempt, and a time before which none of them is due."""
-    row = tx.execute(
-        sa.select(sa.func.coalesce(sa.func.sum(host_queues.c.waiting), 0), sa.func.min(host_queues.c.next_wake)).where(
-            host_queues.c.job_id == job_id, host_queues.c.waiting > 0
-        )
-    ).one()
-    return int(row[0]), row[1]
+def _first_wake(tx: Connection, job_id: int) -> float | None:
+    """A time before which none of a job's waiting URLs is due. The first entry of index host_queues_waiting."""
+    here = sa.and_(host_queues.c.job_id == job_id, WAITING)
+    first: float | None = tx.execute(sa.select(sa.func.min(host_queues.c.next_wake)).where(here)).scalar_one()
+    return first
 
 
 def _seedings(tx: Connection, job_id: int) -> dict[str, bool]:
@@ -128,7 +134,7 @@ def sample(ledger: Ledger, now: float) -> None:
     """Note how far each running job is, for the rates; forget what is older than an hour."""
     with ledger.transaction() as tx:
         for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(jobs.c.state == "running")).all():
-            note_progress(ledger, tx, job_id, moves.counts(tx, job_id)["done"], now)
+            note_progress(ledger, tx, job_id, moves.totals(tx, job_id)["done"], now)
             tx.execute(progress.delete().where(progress.c.job_id == job_id, progress.c.at < now - 3600))
 
 
@@ -141,11 +147,19 @@ def _rate(tx: Connection, job_id: int, now: float, done: int) -> float:
     """Pages per second over the last minute of running."""
     first = tx.execute(
         sa.select(progress.c.at, progress.c.done)
-        .where(progress.c.job_id == job_id, progress.c.at > now - 60)
+        .where(progress.c.job_id == job_id, progress.c.at > now - RATE_SECONDS)
         .order_by(progress.c.at)
         .limit(1)
     ).first()
     return round((done - first.done) / (now - first.at), 1) if first and now > first.at else 0.0
+
+
+def _by_host(tx: Connection, job_id: int) -> dict[str, int]:
+    """Sums of the counts of a job's hosts. Reads all of them, by the job's part of the primary key."""
+    names = ("discovered", *STATES)
+    sums = (sa.func.coalesce(sa.func.sum(host_queues.c[name]), 0) for name in names)
+    row = tx.execute(sa.select(*sums).where(host_queues.c.job_id == job_id)).one()
+    return {name: int(number) for name, number in zip(names, row, strict=True)}
 
 
 def _recounted(tx: Connection, job_id: int) -> dict[str, int]:
@@ -234,6 +248,7 @@ def host_named(given: str) -> str:
 def job_id_of(tx: Connection, name: str) -> int:
     job_id = tx.execute(sa.select(jobs.c.job_id).where(jobs.c.name == name)).scalar()
     if job_id is None:
-        known = tx.execute(sa.select(jobs.c.name).order_by(jobs.c.job_id.desc()).limit(10)).scalars().all()
+        names = sa.select(jobs.c.name).where(jobs.c.state != "deleted").order_by(jobs.c.job_id.desc()).limit(10)
+        known = tx.execute(names).scalars().all()
         raise UnknownError(f"No job {name!r}. {'Known: ' + ', '.join(known) if known else 'There is none yet'}.")
     return int(job_id)

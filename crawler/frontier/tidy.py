@@ -1,31 +1,79 @@
-"""Tidy: what time and limits do to the ledger, and what the scheduler does besides leasing."""
+"""Tidy: what time and limits do to the ledger, and what the scheduler does besides leasing.
+
+What a call does is bounded by time, not by what there is to do; the next call goes on from there. What it costs where
+nothing is to be done depends on the number of jobs, not on that of their hosts and URLs.
+"""
 
 from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import lease, moves, politeness, status
+from crawler.frontier import lease, moves, politeness, status, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
-from crawler.frontier.schema import host_queues, hosts, jobs, leases, seedings, urls
+from crawler.frontier.links import KEY
+from crawler.frontier.schema import (
+    ASKED_FOR,
+    COUNTS,
+    host_queues,
+    hosts,
+    job_counts,
+    jobs,
+    leases,
+    progress,
+    requests,
+    seedings,
+    urls,
+    workers,
+)
+from crawler.frontier.schema import sweeps as sweeps_table
 from crawler.job import Job
-from crawler.messages import TERMINAL, Cause
+from crawler.messages import TERMINAL
 
 SEEDING_PATIENCE = 600.0
 """Seconds without news after which a seeding that was broken off no longer keeps its job open."""
 AT_ONCE = 1000
-"""Leases expired, or recalled, at once; the next second brings the next."""
+"""Leases recalled at once; the next second brings the next."""
+LEASES, HOSTS, URLS = 50, 500, 2000
+"""Leases expired, host queues looked at, and URLs moved in one transaction."""
+SLICE = 0.2
+"""Seconds after which a call of `tidy` begins nothing that can wait for the next call."""
 
 
-def tidy(ledger: Ledger, now: float) -> None:
-    """Take back expired leases, give up dead hosts, enforce limits, call pages for another visit, and close jobs that
-    have reached their end. A transaction for the leases and one for each job; may be repeated at any time."""
-    with ledger.transaction() as tx:
-        _expire(ledger, tx, now)
-    with ledger.transaction() as tx:
-        _drop_cancelled(ledger, tx, now)
-        chosen = tx.execute(sa.select(jobs).where(jobs.c.state.in_(("running", "done")))).all()
-    for row in chosen:
+class Slice:
+    """The time that one call may take."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._clock, self._until = clock, clock() + seconds
+
+    def repeat(self, work: Callable[[], int | bool]) -> bool:
+        """Do `work`, and again for as long as it finds something to do and there is time; whether it found anything."""
+        if not work():
+            return False
+        while self._clock() < self._until and work():
+            pass
+        return True
+
+
+def tidy(ledger: Ledger, now: float, seconds: float = SLICE, clock: Callable[[], float] = time.monotonic) -> None:
+    """Take back expired leases, give up dead hosts, enforce limits, call pages for another visit, go on with orders
+    that nobody works on, and close jobs that have reached their end. May be repeated at any time.
+
+    Many short transactions. Each kind of work is done once; what is more than one transaction of it takes is done
+    while there is time (`seconds`, of a monotonic `clock`).
+    """
+    time_left = Slice(seconds, clock)
+    time_left.repeat(lambda: _expire_some(ledger, now))
+    time_left.repeat(lambda: sweeps.work(ledger, now, size=URLS))
+    for row in _jobs(ledger):
+        if row.state == "cancelled":
+            time_left.repeat(functools.partial(_drop_some, ledger, row.job_id, now))
+            continue
         broken, job = None, None
         try:
             job = job_of(row.spec, row.prefixes)
@@ -33,9 +81,67 @@ def tidy(ledger: Ledger, now: float) -> None:
             broken = str(error)
         if broken != row.broken:
             _note_broken(ledger, row.job_id, broken)
-        if job is not None and (row.state == "running" or job.recrawl is not None):
-            with ledger.transaction() as tx:
-                _tidy_job(ledger, tx, row.job_id, job, row.state, now)
+        if job is not None and (row.state == "running" or job.recrawl is not None or row.queued):
+            _tidy_job(ledger, row, job, time_left, now)
+
+
+def _jobs(ledger: Ledger) -> list[Any]:
+    """Jobs that run, may run again, or were cancelled and have URLs in the queue (which came back from workers), with
+    their counts. Reads all jobs, and their rows of job_counts."""
+    sums = [sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS]
+    counted = sa.select(job_counts.c.job_id, *sums).group_by(job_counts.c.job_id).subquery()
+    more = sa.and_(jobs.c.state == "cancelled", counted.c.queued > 0)
+    chosen = (
+        sa.select(jobs, *(sa.func.coalesce(counted.c[name], 0).label(name) for name in COUNTS))
+        .outerjoin(counted, counted.c.job_id == jobs.c.job_id)
+        .where(sa.or_(jobs.c.state.in_(("running", "done")), more))
+        .order_by(jobs.c.job_id)
+    )
+    with ledger.transaction() as tx:
+        return list(tx.execute(chosen).all())
+
+
+def forget(
+    ledger: Ledger, now: float, days: float, seconds: float = SLICE, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Delete what is older than `days`: requests, seedings that arrived whole or were broken off, and workers, of jobs
+    that do not run; and, of jobs that ended an hour ago, samples that no rate is read from, and orders worked off.
+    Bounded as `tidy` is; may be repeated at any time."""
+    time_left = Slice(seconds, clock)
+    before = now - days * 86400
+    time_left.repeat(lambda: _forget_requests(ledger, before))
+    with ledger.transaction() as tx:
+        _forget_small(tx, before, now - FORGET_ENDED)
+
+
+FORGET_ENDED = 3600.0
+"""Seconds for which samples and orders are kept of a job that has ended."""
+
+
+def _forget_requests(ledger: Ledger, before: float) -> int:
+    """Delete the oldest requests made before a time; returns how many. Index on requests.at; nobody else locks them."""
+    with ledger.transaction() as tx:
+        old = sa.select(requests.c.at).where(requests.c.at < before).order_by(requests.c.at).limit(URLS).subquery()
+        last = tx.execute(sa.select(sa.func.max(old.c.at))).scalar_one()
+        return 0 if last is None else int(tx.execute(requests.delete().where(requests.c.at <= last)).rowcount)
+
+
+def _forget_small(tx: Connection, before: float, ended_before: float) -> None:
+    """Forget rows of small tables; reads them."""
+    ended = sa.select(jobs.c.job_id).where(jobs.c.state != "running", jobs.c.finished_at < before)
+    newest = sa.func.coalesce(sa.func.max(seedings.c.arrived_at), 0)
+    key = sa.tuple_(seedings.c.job_id, seedings.c.seeding)
+    old = sa.select(seedings.c.job_id, seedings.c.seeding).where(seedings.c.job_id.in_(ended))
+    old = old.group_by(seedings.c.job_id, seedings.c.seeding).having(newest < before)
+    tx.execute(seedings.delete().where(key.in_(old)))
+    tx.execute(workers.delete().where(workers.c.last_at < before, workers.c.job_id.in_(ended)))
+    tx.execute(sweeps_table.delete().where(sweeps_table.c.finished_at < ended_before))
+    last_minute = sa.select(jobs.c.finished_at - status.RATE_SECONDS).where(jobs.c.job_id == progress.c.job_id)
+    over = sa.select(jobs.c.job_id).where(jobs.c.finished_at < ended_before)
+    unread = sa.and_(progress.c.job_id.in_(over), progress.c.at < last_minute.scalar_subquery())
+    tx.execute(progress.delete().where(unread))
+    # A deleted job's row keeps its number from others while requests bear it.
+    tx.execute(jobs.delete().where(jobs.c.state == "deleted", jobs.c.finished_at < before))
 
 
 def _note_broken(ledger: Ledger, job_id: int, reason: str | None) -> None:
@@ -62,88 +168,190 @@ def take_back_leases(ledger: Ledger, now: float) -> None:
     """Queue again all that is leased, whatever its deadline: for an embedded run after one that was killed."""
     with ledger.transaction() as tx:
         tx.execute(leases.update().values(deadline=now))
-        _expire(ledger, tx, now)
+    while _expire_some(ledger, now):
+        pass
 
 
-def _expire(ledger: Ledger, tx: Connection, now: float) -> None:
-    """Queue the URLs again of leases that ran out. Index on leases.deadline; AT_ONCE leases at most. A report that
-    arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
-    expired = tx.execute(
-        sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(AT_ONCE)
-    ).all()
-    lost = moves.none_yet()
+def _expire_some(ledger: Ledger, now: float) -> int:
+    with ledger.transaction() as tx:
+        return _expire(ledger, tx, now)
+
+
+def _expire(ledger: Ledger, tx: Connection, now: float) -> int:
+    """Queue the URLs again of leases that ran out; returns how many leases that were. Index on leases.deadline; LEASES
+    at most. A report that arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
+    expired = tx.execute(sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(LEASES)).all()
     if not expired:
-        return
+        return 0
+    lost = moves.none_yet()
     names = [row.lease for row in expired]
     lease.lose(tx, names, "lease expired", lost, now)
     tx.execute(leases.delete().where(leases.c.lease.in_(names)))
     moves.apply(ledger, tx, lost, now)
     politeness.make_due(ledger, tx, {row.host: now for row in expired}, now)
+    return len(expired)
 
 
-def _drop_cancelled(ledger: Ledger, tx: Connection, now: float) -> None:
-    """Drop what came back of cancelled jobs, from workers that had it at the time. Reads the host queues that have
-    anything queued (index host_queues_due)."""
-    with_more = (
-        sa.select(host_queues.c.job_id)
-        .join(jobs, jobs.c.job_id == host_queues.c.job_id)
-        .where(host_queues.c.queued > 0, jobs.c.state == "cancelled")
-        .distinct()
-    )
-    for job_id in tx.execute(with_more).scalars().all():
-        moves.drop_queued(ledger, tx, urls.c.job_id == job_id, "excluded", Cause.CANCELLED, "job cancelled", now)
-
-
-def _tidy_job(ledger: Ledger, tx: Connection, job_id: int, job: Job, state: str, now: float) -> None:
+def _tidy_job(ledger: Ledger, row: Any, job: Job, time_left: Slice, now: float) -> None:
+    """Tidy a job. `row`: as _jobs gives it."""
+    moved = False
     if job.recrawl is not None:
-        _revisit(ledger, tx, job_id, job.recrawl, now)
-    counts = moves.totals(tx, job_id)
-    if counts["queued"]:
-        _give_up_hosts(ledger, tx, job_id, job, now)
-        pages = counts["done"] + counts["again"]
-        if job.max_pages is not None and pages >= job.max_pages and counts["queued"] > counts["again"]:
-            new = sa.and_(urls.c.job_id == job_id, sa.not_(urls.c.was_done))
-            moves.drop_queued(ledger, tx, new, "excluded", Cause.MAX_PAGES, "max_pages reached", now)
+        before = now - job.recrawl
+        moved = time_left.repeat(lambda: _revisit(ledger, row.job_id, before, now))
+    if row.queued:
+        moved |= time_left.repeat(lambda: _drop_some(ledger, row.job_id, now))
+    as_it_was = row.state == ("running" if row.queued or row.leased else "done")
+    if moved or not as_it_was:
+        _begin_or_end(ledger, row.job_id, now)
+
+
+def _begin_or_end(ledger: Ledger, job_id: int, now: float) -> None:
+    """Let a job that was done run again if anything is queued; and end one of which nothing is to be done any more, by
+    seeds or by orders either."""
+    here = jobs.c.job_id == job_id
+    with ledger.transaction() as tx:
         counts = moves.totals(tx, job_id)
-    if counts["queued"] and state == "done":
-        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="running", finished_at=None))
-    elif state == "running" and not (counts["queued"] or counts["leased"]) and _all_seeds_in(tx, job_id, now):
-        status.note_progress(ledger, tx, job_id, counts["done"], now)
-        tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(state="done", finished_at=now))
+        if counts["queued"]:
+            again = sa.and_(here, jobs.c.state == "done")
+            tx.execute(jobs.update().where(again).values(state="running", finished_at=None))
+        elif not counts["leased"] and _all_seeds_in(tx, job_id, now):
+            ended = sa.and_(here, jobs.c.state == "running", sa.not_(sweeps.unfinished(job_id)))
+            if tx.execute(jobs.update().where(ended).values(state="done", finished_at=now)).rowcount:
+                status.note_progress(ledger, tx, job_id, counts["done"], now)
 
 
-def _revisit(ledger: Ledger, tx: Connection, job_id: int, interval: float, now: float) -> None:
-    """Queue again what was last asked for `interval` seconds ago: pages, and what was none then. Reads all of the job's
-    URLs by the job's part of the primary key."""
-    for state in TERMINAL:
-        due = sa.and_(urls.c.job_id == job_id, urls.c.fetched_at <= now - interval)
-        moves.queue_again(ledger, tx, due, state, now)
+def _revisit(ledger: Ledger, job_id: int, before: float, now: float) -> int:
+    """Queue again what was last asked for before a time: pages, and what was none then; returns how many URLs that
+    were. Index urls_fetched, the oldest first; locks them, and passes over those that a recorder has locked."""
+    with ledger.transaction() as tx:
+        due = (
+            sa.select(urls.c.job_id, urls.c.host, urls.c.url)
+            .where(urls.c.job_id == job_id, ASKED_FOR, urls.c.fetched_at <= before)
+            .order_by(urls.c.fetched_at)
+            .limit(URLS)
+            .with_for_update(skip_locked=True)
+        )
+        rows = [row._asdict() for row in tx.execute(due)]
+        if not rows:
+            return 0
+        given = ledger.given(rows, *(urls.c[name] for name in KEY))
+        here = sa.and_(*(urls.c[name] == given.c[name] for name in KEY))
+        return sum(moves.queue_again(ledger, tx, here, state, now) for state in TERMINAL)
 
 
-def _give_up_hosts(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: float) -> None:
-    """Drop what is queued for hosts that are dead, blocked, or have given all the pages the job wants. Reads the job's
-    host queues by its part of the primary key."""
-    full: sa.ColumnElement[bool] = sa.false()
-    if job.max_pages_per_host is not None:
-        pages = host_queues.c.done + host_queues.c.again
-        full = sa.and_(pages >= job.max_pages_per_host, host_queues.c.queued > host_queues.c.again)
-    dead = politeness.given_up(now)
-    given_up = tx.execute(
-        sa.select(hosts.c.host, hosts.c.failure, hosts.c.blocked_at, sa.case((dead, 1), else_=0).label("dead"))
-        .join(host_queues, sa.and_(host_queues.c.host == hosts.c.host, host_queues.c.job_id == job_id))
-        .where(host_queues.c.queued > 0, sa.or_(dead, hosts.c.blocked_at.is_not(None), full))
-        .order_by(hosts.c.host)
+def _full(pages: int) -> sa.ColumnElement[bool]:
+    """Whether a host has given all the pages a job wants, and others are queued."""
+    enough = host_queues.c.done + host_queues.c.again >= pages
+    return sa.and_(enough, host_queues.c.queued > host_queues.c.again)
+
+
+def _drop_some(ledger: Ledger, job_id: int, now: float) -> int:
+    """Drop some of what a job has queued and does not want any more; returns how many URLs, and host queues that are
+    wanted after all, that were.
+
+    A share lock on the job's row keeps its state and limits as they are until the end of the transaction; locks on
+    the host queues, the flags of their hosts. Those that others have locked are passed over, and so are URLs.
+    """
+    to_drop = sa.exists().where(host_queues.c.job_id == job_id, host_queues.c.queued > 0, host_queues.c.give_up)
+    with ledger.transaction() as tx:
+        row = tx.execute(sa.select(jobs, to_drop.label("to_drop")).where(jobs.c.job_id == job_id)).one()
+        counts = moves.totals(tx, job_id)
+        limit = None if row.state == "cancelled" else job_of(row.spec, row.prefixes).max_pages
+        over = limit is not None and counts["done"] + counts["again"] >= limit and counts["queued"] > counts["again"]
+        if not (row.to_drop or over or row.state == "cancelled"):
+            return 0
+        row = tx.execute(sa.select(jobs).where(jobs.c.job_id == job_id).with_for_update(read=True)).one()
+        if row.state == "cancelled":
+            return _drop_all(ledger, tx, job_id, "cancel", counts["queued"], now)
+        job = job_of(row.spec, row.prefixes)
+        new = counts["queued"] - counts["again"]
+        if job.max_pages is not None and counts["done"] + counts["again"] >= job.max_pages and new > 0:
+            return _drop_all(ledger, tx, job_id, "limit", new, now)
+        return _drop_flagged(ledger, tx, job_id, job, now)
+
+
+def _drop_all(ledger: Ledger, tx: Connection, job_id: int, kind: str, number: int, now: float) -> int:
+    """Drop what a job has queued: all, or what was no page before. Many URLs are left to a sweep; few are found by
+    their hosts (indexes host_queues_due_by_job and host_queues_to_drop)."""
+    if tx.execute(sa.select(sweeps.unfinished(job_id, kind))).scalar_one():
+        return 0
+    if number > sweeps.CHUNK:
+        sweeps.order(ledger, tx, job_id, kind, now)
+        return 0
+    more = host_queues.c.queued > (host_queues.c.again if sweeps.DROPS[kind].only_new else 0)
+    rows: list[Any] = []
+    for flagged in (sa.not_(host_queues.c.give_up), host_queues.c.give_up):
+        chosen = sa.select(host_queues.c.host, host_queues.c.discovered).where(
+            host_queues.c.job_id == job_id, host_queues.c.queued > 0, flagged, more
+        )
+        rows += tx.execute(chosen.limit(HOSTS).with_for_update(skip_locked=True)).all()
+    return _drop_of(ledger, tx, job_id, ((row, kind, None) for row in rows), now)
+
+
+def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: float) -> int:
+    """Drop what is queued for hosts that are given up, blocked or full, as their flags say and still is true; where it
+    is not, clear the flag. Index host_queues_to_drop."""
+    full = sa.false() if job.max_pages_per_host is None else _full(job.max_pages_per_host)
+    flagged = tx.execute(
+        sa.select(host_queues.c.host, host_queues.c.discovered, sa.case((full, 1), else_=0).label("full"))
+        .where(
+            host_queues.c.job_id == job_id, host_queues.c.queued > 0, host_queues.c.give_up, sa.not_(sweeps.of_queue())
+        )
+        .limit(HOSTS)
+        .with_for_update(of=host_queues, skip_locked=True)
     ).all()
-    for host in given_up:
-        of_host = sa.and_(urls.c.job_id == job_id, urls.c.host == host.host)
+    if not flagged:
+        return 0
+    dead = sa.case((politeness.given_up(now), 1), else_=0).label("dead")
+    asked = sa.select(hosts.c.host, hosts.c.failure, hosts.c.blocked_at, dead)
+    known = {host.host: host for host in tx.execute(asked.where(hosts.c.host.in_([row.host for row in flagged])))}
+    unwanted: list[tuple[Any, str, str | None]] = []
+    wanted = []
+    for row in flagged:
+        host = known[row.host]
         if host.blocked_at is not None:
-            moves.drop_queued(ledger, tx, of_host, "excluded", Cause.BLOCKED, "host blocked", now)
+            unwanted.append((row, "block", None))
         elif host.dead:
-            reason = f"host given up: {host.failure}"
-            moves.drop_queued(ledger, tx, of_host, "failed", Cause.HOST_GIVEN_UP, reason, now)
+            unwanted.append((row, "give_up", f"host given up: {host.failure}"))
+        elif row.full:
+            unwanted.append((row, "full", None))
         else:
-            new, reason = sa.and_(of_host, sa.not_(urls.c.was_done)), "max_pages_per_host reached"
-            moves.drop_queued(ledger, tx, new, "excluded", Cause.MAX_PAGES_PER_HOST, reason, now)
+            wanted.append(row.host)
+    number = _drop_of(ledger, tx, job_id, unwanted, now)
+    here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host.in_(wanted))
+    tx.execute(host_queues.update().where(here).values(give_up=False, next_due=now))
+    return number + len(wanted)
+
+
+def _drop_of(
+    ledger: Ledger, tx: Connection, job_id: int, chosen: Iterable[tuple[Any, str, str | None]], now: float
+) -> int:
+    """Drop what is queued for hosts: (host queue, kind of sweep, text). Of small ones, at once, by index urls_in_turn,
+    passing over what a recorder has locked; large ones are left to sweeps, which look at no URL twice."""
+    given: list[dict[str, Any]] = []
+    for row, kind, text in chosen:
+        drop = sweeps.DROPS[kind]
+        if row.discovered > sweeps.CHUNK:
+            sweeps.order(ledger, tx, job_id, kind, now, host=row.host, text=text)
+            continue
+        came_to = {"state": drop.state, "cause": str(drop.cause), "reason": drop.reason or text}
+        given.append({"job_id": job_id, "host": row.host, **came_to, "was_done": drop.only_new})
+    if not given:
+        return 0
+    why = ledger.given(given, *(urls.c[name] for name in ("job_id", "host", "state", "cause", "reason", "was_done")))
+    queued = (
+        sa.select(urls.c.job_id, urls.c.host, urls.c.url, why.c.state, why.c.cause, why.c.reason)
+        .join(why, sa.and_(urls.c.job_id == why.c.job_id, urls.c.host == why.c.host))
+        .where(urls.c.state == "queued", sa.not_(sa.and_(why.c.was_done, urls.c.was_done)))
+        .limit(URLS)
+        .with_for_update(of=urls, skip_locked=True)
+    )
+    rows = [row._asdict() for row in tx.execute(queued)]
+    if not rows:
+        return 0
+    these = ledger.given(rows, *(urls.c[name] for name in (*KEY, "state", "cause", "reason")))
+    here = sa.and_(*(urls.c[name] == these.c[name] for name in KEY))
+    return moves.drop_queued(ledger, tx, here, these.c.state, these.c.cause, these.c.reason, now)
 
 
 def _all_seeds_in(tx: Connection, job_id: int, now: float) -> bool:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import sqlalchemy as sa
 from gevent.event import Event
 from sqlalchemy.exc import DBAPIError
 
+from crawler import settings
 from crawler.frontier import status, tidy
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -24,26 +26,53 @@ PER_CONSUMER = 10
 """Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
 LEASE_AT_ONCE = 50
 IDLE_SECONDS = 0.1
-STATUS_SECONDS = 1.0
+RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
+FORGET_SECONDS = 10.0
+SHARE, LONGEST = 5.0, 10.0
+"""A chore that takes long rests for SHARE times as long, so that leasing goes on, but for LONGEST seconds at most."""
 SHOW_FINISHED_SECONDS = 60.0
 LOCK = 0x63726177  # "craw"
 
 
-class Scheduler:
-    """One scheduler; `run` returns when `stop` is set."""
+class Chore:
+    """What is done every `seconds`, on a clock of its own."""
 
-    def __init__(self, ledger: Ledger, broker: Broker, stop: Event) -> None:
-        self.ledger, self.broker, self.stop = ledger, broker, stop
+    def __init__(self, work: Callable[[float], object], seconds: float, longest: float = LONGEST) -> None:
+        self._work, self._seconds, self._longest = work, seconds, longest
+        self._due = 0.0
+
+    def turn(self, clock: Callable[[], float]) -> None:
+        """Do it, if it is due. `clock`: seconds since the epoch."""
+        began = clock()
+        if began < self._due:
+            return
+        self._work(began)
+        ended = clock()
+        self._due = max(began + self._seconds, ended + min(SHARE * (ended - began), self._longest))
+
+
+class Scheduler:
+    """One scheduler; `run` returns when `stop` is set. `clock`: seconds since the epoch."""
+
+    def __init__(self, ledger: Ledger, broker: Broker, stop: Event, clock: Callable[[], float] = time.time) -> None:
+        self.ledger, self.broker, self.stop, self._clock = ledger, broker, stop, clock
         self._lock: sa.Connection | None = None
         self._passing: tuple[type[BaseException], ...] = (DBAPIError, *broker.errors)
-        self._status_due = self._sample_due = 0.0
+        # A blocked host is asked until its leases are recalled: that never rests, and has its turn after each chore.
+        self._recall = Chore(self._recall_leases, RECALL_SECONDS, longest=0.0)
+        self._chores = [
+            Chore(lambda now: status.sample(ledger, now), SAMPLE_SECONDS),
+            Chore(lambda now: tidy.tidy(ledger, now), TIDY_SECONDS),
+            Chore(self._publish_status, STATUS_SECONDS),
+            Chore(lambda now: tidy.forget(ledger, now, settings.requests_days()), FORGET_SECONDS),
+        ]
 
     def run(self) -> None:
         pause = 1.0
         while not self.stop.is_set():
             try:
-                leased = self.step(time.time()) if self._leads() else 0
+                leased = self.step() if self._leads() else 0
                 systemd.alive()
                 pause = 1.0
                 if not leased:
@@ -58,25 +87,26 @@ class Scheduler:
                 pause = min(pause * 2, 15.0)
         self._give_up_lead()
 
-    def step(self, now: float) -> int:
+    def step(self) -> int:
         """Fill the window once and do what is due; returns how many batches were leased."""
+        self._recall.turn(self._clock)
         # Committed first, published second: a crash between the two costs a lease's time; the other order, a double
         # fetch.
-        batches = lease(self.ledger, min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), now)
+        batches = lease(self.ledger, min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), self._clock())
         for batch in batches:
             self.broker.send(batch)
-        if now >= self._sample_due:
-            status.sample(self.ledger, now)
-            self._sample_due = now + SAMPLE_SECONDS
-        if now >= self._status_due:
-            began = time.monotonic()
-            tidy.tidy(self.ledger, now)
-            if recalled := tidy.recalled(self.ledger):
-                self.broker.recall(recalled)
-            self.broker.publish_status(status.snapshots(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
-            # On a huge ledger this takes its time: at most a twentieth of ours.
-            self._status_due = now + max(STATUS_SECONDS, 20 * (time.monotonic() - began))
+        for chore in self._chores:
+            chore.turn(self._clock)
+            self._recall.turn(self._clock)
+            systemd.notify("WATCHDOG=1")
         return len(batches)
+
+    def _recall_leases(self, _: float) -> None:
+        if recalled := tidy.recalled(self.ledger):
+            self.broker.recall(recalled)
+
+    def _publish_status(self, now: float) -> None:
+        self.broker.publish_status(status.snapshots(self.ledger, now, finished_since=now - SHOW_FINISHED_SECONDS))
 
     def _leads(self) -> bool:
         """Whether we hold the lock, taking it if it is free."""

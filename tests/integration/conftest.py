@@ -207,7 +207,7 @@ def outcome(ledger: Ledger) -> Callable[[str], dict[str, int]]:
 
         snapshot = eventually(finished, timeout)
         counts: dict[str, int] = snapshot["counts"]
-        assert counts == snapshot["recounted"]
+        assert counts == snapshot["by_host"] == snapshot["recounted"]
         return counts
 
     return wait

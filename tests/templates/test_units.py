@@ -164,3 +164,8 @@ def test_a_service_is_stale_when_what_it_read_is_younger(command: ModuleType, tm
 )
 def test_services_are_told_apart_by_name(command: ModuleType, unit: str, belongs: bool) -> None:
     assert command.belongs(unit, ["crawler-worker"]) is belongs
+
+
+def test_the_scheduler_is_told_for_how_long_requests_are_kept(render: Render) -> None:
+    unit = render("frontier", "crawler-scheduler.service.j2", frontier_requests_days=30)
+    assert "\nEnvironment=CRAWLER_REQUESTS_DAYS=30\n" in unit

@@ -104,7 +104,12 @@ def test_status_sees_counts_that_do_not_add_up(crawler: Crawler, crawled: Site, 
     assert status == 1
     assert "DO NOT ADD UP" in out
     with ledger.engine.begin() as tx:
+        tx.execute(schema.urls.update().where(one).values(state="done"))
         tx.execute(schema.host_queues.update().values(done=schema.host_queues.c.done + 41))
+    assert crawler("status")[0] == 0
+    assert crawler("status", "--recount")[0] == 1
+    with ledger.engine.begin() as tx:
+        tx.execute(schema.job_counts.update().values(done=schema.job_counts.c.done + 41))
     status, out = crawler("status")
     assert status == 1
     assert "DO NOT ADD UP" in out
@@ -267,6 +272,27 @@ def test_retry(crawler: Crawler) -> None:
     assert crawler("retry", "j", "--reason", "HTTP 5")[1] == "0 failed URLs of j are queued again\n"
     assert crawler("retry", "j", "--reason", "404")[1] == "1 failed URLs of j are queued again\n"
     assert states(crawler) == {"queued": 1, "done": 2}
+
+
+@pytest.mark.usefixtures("crawled")
+def test_delete(crawler: Crawler, ledger: Ledger, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ledger.engine.begin() as tx:
+        tx.execute(schema.urls.update().where(schema.urls.c.state == "done").values(warc_file="a.warc.gz", worker="w"))
+    assert "without being asked: --yes" in str(crawler("delete", "j")[0])
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(cli.console, "input", lambda *_, **__: "n")
+    assert crawler("delete", "j")[0] == "Nothing was deleted."
+    assert [job["job"] for job in crawler.json("jobs")] == ["j"]
+    monkeypatch.setattr(cli.console, "input", lambda *_, **__: "y")
+    status, out = crawler("delete", "j")
+    assert status == 0
+    assert "2 pages are archived in a.warc.gz, by w\n" in out
+    assert "j is deleted: 3 URLs. Its 1 archives were not touched.\n" in out
+    assert crawler.json("jobs") == []
+    crawl(ledger, site, "/1", stop=True)
+    assert "j is running: `crawler cancel j` first." in str(crawler("delete", "j", "--yes")[0])
+    crawler("cancel", "j")
+    assert crawler("delete", "j", "--yes") == (0, "j is deleted: 1 URLs.\n")
 
 
 # --- watch ------------------------------------------------------------------------------------------------------------

@@ -93,3 +93,10 @@ def test_names_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         "abc",
         Path("/var/lib/crawler"),
     )
+
+
+def test_requests_are_kept_for_90_days_unless_other_days_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRAWLER_REQUESTS_DAYS", raising=False)
+    assert settings.requests_days() == 90
+    monkeypatch.setenv("CRAWLER_REQUESTS_DAYS", "30")
+    assert settings.requests_days() == 30

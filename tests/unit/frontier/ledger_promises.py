@@ -52,7 +52,7 @@ def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Repor
 
 def counts(ledger: Ledger, now: float = 0) -> dict[str, int]:
     (job,) = status.snapshots(ledger, now, recount=True)
-    assert job["counts"] == job["recounted"]
+    assert job["counts"] == job["by_host"] == job["recounted"]
     return {state: count for state, count in job["counts"].items() if count and state != "discovered"}
 
 

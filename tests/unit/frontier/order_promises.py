@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 
 from crawler import urls
-from crawler.frontier import orders, schema, status, tidy
+from crawler.frontier import orders, schema, status, sweeps, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -196,6 +200,235 @@ def test_the_rate_is_that_of_the_last_minute(ledger: Ledger) -> None:
     assert [(worker["worker"], worker["pages"]) for worker in job["workers"]] == [("w", 100)]
     tidy.tidy(ledger, 120)
     assert status.snapshots(ledger, 500)[0]["rate"] == 2.5  # of a job that has ended: its last minute
+
+
+# --- orders that take many transactions -------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """The process that works an order off ends."""
+
+
+def killed_after(chunks: int) -> Callable[[int], None]:
+    """A `shown` that is killed after so many chunks."""
+    left = iter(range(chunks))
+
+    def shown(_: int) -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    return shown
+
+
+def on_three_hosts(ledger: Ledger, order: str) -> None:
+    """A job of three hosts, 9 URLs each, with all that `order` could move or must leave alone; 9 of another job."""
+    admit(ledger, on_hosts("abc", max_attempts=1), now=0)
+    admit(ledger, on_hosts("a", name="k"), now=0)
+    if order == "retry":
+        for batch in lease(ledger, 10, now=0):
+            bad = [Retry(url=target.url, reason="HTTP 500", cause="server_error") for target in batch.targets]
+            record(ledger, [report(batch, results=[], retries=bad)], now=1)
+    elif order == "running":
+        orders.set_state(ledger, "j", "cancelled", now=2)
+    elif order == "unblock":
+        orders.block(ledger, "a.test", now=2)
+
+
+def given(ledger: Ledger, order: str, shown: Callable[[int], None] = lambda _: None) -> None:
+    if order == "retry":
+        orders.retry(ledger, "j", "500", 3, shown)
+    elif order in ("block", "unblock"):
+        getattr(orders, order)(ledger, "a.test", 3, shown)
+    else:
+        orders.set_state(ledger, "j", order, 3, shown)
+
+
+def states_of(ledger: Ledger) -> dict[tuple[str, str], str]:
+    for job in status.snapshots(ledger, 4, recount=True):
+        assert job["counts"] == job["by_host"] == job["recounted"]
+    return {(job, row["url"]): row["state"] for job in ("j", "k") for row in status.pages(ledger, job)}
+
+
+@pytest.mark.parametrize("chunks", range(5))
+@pytest.mark.parametrize("order", ["cancelled", "running", "block", "unblock", "retry"])
+def test_an_order_whose_process_was_killed_is_finished_by_tidy(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, order: str, chunks: int
+) -> None:
+    """After any chunk; the counts are true after each."""
+    other = Ledger.open(f"sqlite:///{tmp_path}/other.sqlite")
+    other.create()
+    on_three_hosts(other, order)
+    given(other, order)
+    on_three_hosts(ledger, order)
+    before = states_of(ledger)
+    monkeypatch.setattr(sweeps, "CHUNK", 4)
+    monkeypatch.setattr(tidy, "URLS", 2)
+    try:
+        given(ledger, order, killed_after(chunks))
+    except Killed:
+        moved = [url for url, state in states_of(ledger).items() if state != before[url]]
+        assert len(moved) <= 4 * chunks
+    if order in ("cancelled", "block"):  # in force from the first transaction on
+        leased = {(batch.job.name, batch.host) for batch in lease(ledger, 10, now=4)}
+        assert leased == ({("k", "a.test")} if order == "cancelled" else {("j", "b.test"), ("j", "c.test")})
+        tidy.take_back_leases(ledger, now=5)
+    tidy.tidy(ledger, 6, seconds=60)
+    assert states_of(ledger) == states_of(other) != before
+
+
+def test_a_call_of_tidy_takes_no_longer_for_a_long_order(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_three_hosts(ledger, "cancelled")
+    monkeypatch.setattr(tidy, "URLS", 2)
+    with pytest.raises(Killed):
+        given(ledger, "cancelled", killed_after(0))
+    clock = iter(range(1000))
+    dropped = []
+    for _ in range(3):
+        tidy.tidy(ledger, 4, seconds=3.5, clock=lambda: next(clock))  # each look at it takes a second
+        dropped.append(sum(state == "excluded" for state in states_of(ledger).values()))
+    assert 0 < dropped[0] < dropped[1] < dropped[2] < 27
+
+
+@pytest.mark.parametrize(("earlier", "later"), [("cancelled", "running"), ("block", "unblock")])
+def test_of_two_orders_the_later_counts(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, earlier: str, later: str
+) -> None:
+    """Though the earlier has not been worked off."""
+    on_three_hosts(ledger, earlier)
+    monkeypatch.setattr(sweeps, "CHUNK", 4)
+    with pytest.raises(Killed):
+        given(ledger, earlier, killed_after(1))
+    given(ledger, later)
+    assert set(states_of(ledger).values()) == {"queued"}
+    tidy.tidy(ledger, 4, seconds=60)
+    assert set(states_of(ledger).values()) == {"queued"}
+
+
+def test_a_job_does_not_end_before_its_orders_are_worked_off(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_three_hosts(ledger, "running")
+    monkeypatch.setattr(tidy, "URLS", 2)
+    with pytest.raises(Killed):
+        given(ledger, "running", killed_after(0))
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(sweeps, "work", lambda *_, **__: False)  # others have its row locked
+    tidy.tidy(ledger, 4, clock=lambda: next(clock))
+    assert status.snapshots(ledger, 4)[0]["state"] == "running"
+
+
+def test_another_description_of_a_large_job_is_worked_off_in_chunks(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeps, "CHUNK", 4)
+    admit(ledger, on_hosts("abc", max_pages=1), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    record(ledger, [report(batch)], now=1)
+    tidy.tidy(ledger, 2, seconds=60)
+    tidy.tidy(ledger, 3, seconds=60)
+    assert counts(ledger) == {"done": 1, "excluded": 26}
+    admit(ledger, on_hosts("abc").model_copy(update={"seeding": "2", "urls": [SITE + "/0"]}), now=4)
+    assert 0 < counts(ledger)["queued"] < 26
+    tidy.tidy(ledger, 5, seconds=60)
+    assert counts(ledger) == {"done": 1, "queued": 26}
+    assert status.snapshots(ledger, 5)[0]["state"] == "running"
+
+
+# --- delete -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", range(6))
+def test_delete_leaves_requests_and_other_jobs(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, chunks: int) -> None:
+    crawled(ledger)
+    admit(ledger, on_hosts("a", name="k"), now=4)
+    status.sample(ledger, 5)
+    orders.set_state(ledger, "j", "cancelled", now=6)
+    monkeypatch.setattr(sweeps, "CHUNK", 1)
+    with contextlib.suppress(Killed):
+        assert orders.delete(ledger, "j", 7, killed_after(chunks)) == 3
+    assert [job["job"] for job in status.snapshots(ledger, 8)] == ["k"]
+    with pytest.raises(status.UnknownError, match=r"No job 'j'. Known: k\."):
+        status.job_named(ledger, "j")
+    tidy.tidy(ledger, 9, seconds=60)
+    with ledger.transaction() as tx:
+        for table in (schema.urls, schema.host_queues, schema.job_counts, schema.seedings, schema.progress):
+            assert tx.execute(sa.select(sa.func.count()).where(table.c.job_id == 1)).scalar_one() == 0, table.name
+        assert tx.execute(sa.select(sa.func.count()).select_from(requests)).scalar_one() == 2
+    assert len(states_of_job(ledger, "k")) == 9
+    admit(ledger, admission("/a", seeding="s"), now=10)
+    assert states_of_job(ledger, "j") == {SITE + "/a": "queued"}
+    assert len(list(status.audit(ledger, "a.test")["requests"])) == 2
+    assert status.explain(ledger, SITE + "/a")[0]["requests"] == []  # of another job
+
+
+def states_of_job(ledger: Ledger, job: str) -> dict[str, str]:
+    return {row["url"]: row["state"] for row in status.pages(ledger, job)}
+
+
+def test_what_runs_is_not_deleted(ledger: Ledger) -> None:
+    admit(ledger, admission("/a", "/b"), now=0)
+    for state in ("running", "paused"):
+        orders.set_state(ledger, "j", state, now=1)
+        with pytest.raises(orders.RefusedError, match=f"j is {state}: `crawler cancel j` first"):
+            orders.delete(ledger, "j", now=2)
+    orders.set_state(ledger, "j", "running", now=3)
+    (batch,) = lease(ledger, 1, now=3)
+    orders.set_state(ledger, "j", "cancelled", now=4)
+    with pytest.raises(orders.RefusedError, match="Workers hold 1 batches"):
+        orders.delete(ledger, "j", now=5)
+    record(ledger, [report(batch)], now=6)
+    assert orders.delete(ledger, "j", now=7) == 2
+    with pytest.raises(status.UnknownError):
+        orders.delete(ledger, "j", now=8)
+
+
+# --- retention --------------------------------------------------------------------------------------------------------
+
+DAY = 86400.0
+
+
+def rows(ledger: Ledger, table: sa.Table) -> int:
+    with ledger.transaction() as tx:
+        return int(tx.execute(sa.select(sa.func.count()).select_from(table)).scalar_one())
+
+
+def test_requests_are_forgotten_after_their_days(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    crawled(ledger)  # asked at 1 and at 3
+    monkeypatch.setattr(tidy, "URLS", 1)
+    tidy.forget(ledger, 90 * DAY + 1, days=90, seconds=60)
+    assert rows(ledger, requests) == 2
+    tidy.forget(ledger, 90 * DAY + 3, days=90, seconds=60)
+    (left,) = status.audit(ledger, "a.test")["requests"]
+    assert left["at"] == 3
+    tidy.forget(ledger, 7 * DAY + 3.5, days=7, seconds=60)
+    assert rows(ledger, requests) == 0
+    assert counts(ledger) == {"done": 1, "failed": 1, "queued": 1}
+
+
+def test_a_call_forgets_no_more_than_there_is_time_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    crawled(ledger)
+    monkeypatch.setattr(tidy, "URLS", 1)
+    tidy.forget(ledger, 1e9, days=90, seconds=0)
+    assert rows(ledger, requests) == 1
+
+
+def test_what_ended_long_ago_is_forgotten_and_what_runs_is_not(ledger: Ledger) -> None:
+    small = (schema.seedings, schema.workers, schema.sweeps, schema.progress)
+    crawled(ledger)
+    for now in (5, 10, 100):
+        status.sample(ledger, now)
+    tidy.forget(ledger, 1e9, days=90)
+    assert [rows(ledger, table) for table in small] == [1, 1, 0, 3]
+    orders.set_state(ledger, "j", "cancelled", now=101)
+    tidy.forget(ledger, 102, days=90)
+    assert [rows(ledger, table) for table in small] == [1, 1, 1, 3]
+    rate = status.snapshots(ledger, 102)[0]["rate"]
+    tidy.forget(ledger, 101 + 3601, days=90)
+    assert [rows(ledger, table) for table in small] == [1, 1, 0, 1]
+    assert status.snapshots(ledger, 102)[0]["rate"] == rate
+    orders.delete(ledger, "j", now=103)
+    tidy.forget(ledger, 90 * DAY, days=90)
+    assert rows(ledger, schema.jobs) == 1
+    tidy.forget(ledger, 90 * DAY + 104, days=90)
+    assert [rows(ledger, table) for table in (*small, schema.jobs)] == [0] * 5
 
 
 # --- limits and turns -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger, UnreadableJobError
 from crawler.frontier.record import record
-from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
+from crawler.frontier.schema import host_queues, hosts, job_counts, jobs, leases, urls
 from crawler.job import Job, JobError
 from crawler.messages import Admission, Batch, Cause, Link, RobotsFile, UrlResult
 
@@ -165,14 +165,19 @@ def of_a(table: sa.Table) -> Any:
     return table.c.host == "a.test"
 
 
-COUNTED: dict[str, Callable[[], Any]] = {
-    "done + 41": lambda: host_queues.update().where(of_a(host_queues)).values(done=host_queues.c.done + 41),
-    "a lost count": lambda: host_queues.update().where(of_a(host_queues)).values(failed=0),
-    "discovered - 1": lambda: host_queues.update().values(discovered=host_queues.c.discovered - 1),
-    "queued below zero": lambda: host_queues.update().where(of_a(host_queues)).values(queued=-1),
-}
-"""What a status can see without looking at the URLs."""
+def counted_wrong(table: sa.Table) -> dict[str, Callable[[], Any]]:
+    return {
+        "done + 41": lambda: table.update().values(done=table.c.done + 41),
+        "a lost count": lambda: table.update().values(failed=0),
+        "discovered - 1": lambda: table.update().values(discovered=table.c.discovered - 1),
+        "queued below zero": lambda: table.update().values(queued=-1),
+    }
+
+
+COUNTED = counted_wrong(job_counts)
+"""What a status can see by the counts of the job alone."""
 UNSEEN: dict[str, Callable[[], Any]] = {
+    **{f"{what}, of hosts": order for what, order in counted_wrong(host_queues).items()},
     "two counts that make up for each other": lambda: (
         host_queues.update()
         .where(of_a(host_queues))
@@ -194,7 +199,7 @@ UNSEEN: dict[str, Callable[[], Any]] = {
 def test_a_sound_ledger_adds_up(crawled: Ledger) -> None:
     (job,) = status.snapshots(crawled, 2, recount=True)
     assert progress.conserved(job["counts"])
-    assert job["recounted"] == job["counts"]
+    assert job["recounted"] == job["by_host"] == job["counts"]
     assert job["counts"] == {"discovered": 6, "queued": 1, "leased": 1, "done": 2, "failed": 1, "excluded": 1}
     assert sum(site["discovered"] for site in job["sites"]) == 6
 
@@ -206,7 +211,7 @@ def test_a_corrupt_ledger_does_not_add_up(crawled: Ledger, corruption: str) -> N
             assert tx.execute(sa.select(jobs.c.job_id)).scalar_one() == 1 or pytest.skip("another id")
     assert written(crawled, {**COUNTED, **UNSEEN}[corruption]()) != 0
     (job,) = status.snapshots(crawled, 2, recount=True)
-    assert job["recounted"] != job["counts"]
+    assert not job["recounted"] == job["by_host"] == job["counts"]
     assert progress.conserved(job["counts"]) == (corruption in UNSEEN)
 
 
