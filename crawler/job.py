@@ -120,6 +120,14 @@ def _seconds(value: object) -> object:
     return value
 
 
+PRIORITIES = {"low": 0.25, "normal": 1.0, "high": 4.0}
+
+
+def _share(value: object) -> object:
+    """A named priority as a number; what is no such name is left for pydantic to judge."""
+    return PRIORITIES.get(value, value) if isinstance(value, str) else value
+
+
 class Job(BaseModel):
     """Everything a worker has to know to crawl for a job; it travels with every batch.
 
@@ -132,12 +140,19 @@ class Job(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")]
     seeds: tuple[str, ...] = ()
     scope: Scope = Scope()
+    first: tuple[Pattern, ...] = ()
+    """Regular expressions (searched in the URL): what one of them matches is crawled before all else of its host."""
+    last: tuple[Pattern, ...] = ()
+    """As `first`, for what is crawled after all else of its host; `first` wins."""
     depth: Annotated[int, Field(ge=0)] | None = None
     """How many links away from a seed to go; None: no limit."""
     max_pages: Annotated[int, Field(ge=1)] | None = None
     """Stop at exactly this many pages done; None: no limit."""
     delay: Annotated[float, Field(ge=0, le=3600)] = 1.0
     """Seconds between two requests to one host; a longer robots Crawl-delay wins."""
+    priority: Annotated[float, BeforeValidator(_share), Field(ge=0.01, le=100)] = 1.0
+    """The job's share of the fleet, and of a host that other jobs want as well: 'low' (0.25), 'normal' (1), 'high' (4)
+    or a number. Of two jobs one of which has twice the priority it gets twice the URLs, while both have some."""
     connections: Annotated[int, Field(ge=1, le=64)] = 1
     """Batches of one host under way at once. More than one only for sites whose owner allows it."""
     robots: bool = True
@@ -208,6 +223,12 @@ class Job(BaseModel):
         """The reason of `refusal`."""
         refusal = self.refusal(url, found_on, depth)
         return refusal and refusal.reason
+
+    def turn(self, url: str) -> int:
+        """-1 where a normalised `url` is to be crawled before others of its host, 1 where after them, else 0."""
+        if any(re.search(pattern, url) for pattern in self.first):
+            return -1
+        return int(any(re.search(pattern, url) for pattern in self.last))
 
     def cleaned(self, url: str) -> str:
         """A normalised `url` without the parameters the job strips."""

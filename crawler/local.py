@@ -69,10 +69,11 @@ def crawl(
         if room and not stop.is_set() and (archive is None or archive.has_room()):
             for batch in lease(ledger, room, now):
                 pool.spawn(run, batch)
-        for report in _arrived(reports):
+        if arrived := list(_arrived(reports)):
             worked = True
-            record(ledger, report, time.time())
-            known.add(report.job, report.links)
+            record(ledger, arrived, time.time())
+            for report in arrived:
+                known.add(report.job, report.links)
         finished = stop.is_set() and not pool and reports.empty()
         if now - shown >= 1.0 or (worked and not pool) or finished:
             worked = bool(pool)

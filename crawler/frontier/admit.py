@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 
 from crawler.frontier import links, moves, orders, politeness, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of, spec_of
-from crawler.frontier.schema import jobs, seedings
+from crawler.frontier.schema import host_queues, hosts, jobs, seedings
 from crawler.job import Job
 from crawler.messages import Admission, Link
 
@@ -35,9 +35,23 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
         moves.apply(ledger, tx, found, now)
         # Whoever hands over URLs of a host that was given up wants it to be tried again.
         politeness.try_again(tx, [host for _, host in found if found[job_id, host]["queued"]])
+        _flag(tx, job_id, admission.job, sorted(host for _, host in found))
     for sweep_id in ordered:
         sweeps.work(ledger, now, sweep_id)
     return new
+
+
+def _flag(tx: Connection, job_id: int, job: Job, names: list[str]) -> None:
+    """Leave those of a job's hosts to `tidy` that are blocked, or have given all the pages the job wants of a host. By
+    primary key; idempotent; moves.apply has locked the rows."""
+    here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host.in_(names))
+    unwanted: sa.ColumnElement[bool] = sa.exists().where(
+        hosts.c.host == host_queues.c.host, hosts.c.blocked_at.is_not(None)
+    )
+    if job.max_pages_per_host is not None:
+        full = host_queues.c.done + host_queues.c.again >= job.max_pages_per_host
+        unwanted = sa.or_(unwanted, sa.and_(full, host_queues.c.queued > host_queues.c.again))
+    tx.execute(host_queues.update().where(here, unwanted).values(give_up=True))
 
 
 def _job_id(ledger: Ledger, tx: Connection, admission: Admission, now: float) -> tuple[int, list[int]]:

@@ -1,11 +1,20 @@
-"""Lease: hand out batches of hosts that are due; and what becomes of a lease that does not come back."""
+"""Lease: hand out batches of hosts that are due; and what becomes of a lease that does not come back.
+
+`lease` works on sets: a fixed number of statements, however many batches it hands out. Jobs share by their `priority`,
+and where several want one host, they share that host likewise. Both by start-time fair queueing: a batch begins, in
+virtual time, where its job's last batch ended, or where the queue stands if that is later; it ends after as many units
+as it has URLs, divided by the priority. Who would begin first has the turn; of two, the newer job. A job that had
+nothing due saves up no turns, and one that arrives late is served at once. Source: Goyal, Vin, Cheng, "Start-time fair
+queuing", 1996.
+"""
 
 from __future__ import annotations
 
 import functools
 import secrets
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,227 +31,419 @@ from crawler.messages import Batch, Cause, Target
 SUSPICIOUS, MAX_EXPIRIES = 2, 10
 """Leases of a URL that never came back after which it is leased alone, as it may be what kills its worker, and after
 which it is given up."""
-LOOK_AGAIN, UNREADABLE_LOOK_AGAIN = 1.0, 10.0
-"""Seconds until a host is looked at again that was due and could not be leased; or whose job could not be read."""
+LOOK_AGAIN = 1.0
+"""Seconds until a host is looked at again that was due and could not be leased."""
+
+UNLIMITED = 10**9
+"""URLs: more than any call leases."""
+
+Key = tuple[int, str]
+"""A job_id and a host."""
+KEY = ("job_id", "host")
+
+
+@dataclass
+class _Sharer:
+    """A running job."""
+
+    job_id: int
+    job: Job
+    ended: float
+    """Where its last batch ended in virtual time."""
+    room: int
+    """URLs that have not been pages before which `max_pages` still allows to be leased."""
+    due: list[Any]
+    """Its host queues that are due, the longest-waiting last."""
+
+
+@dataclass
+class _Chosen:
+    """A host queue that gets a batch."""
+
+    row: Any
+    """As _wanting gives it."""
+    sharer: _Sharer
+    lease: str
+    size: int
+    next_due: float
+    """When the search for due ones looks at the host queue again."""
+    targets: list[Any]
 
 
 def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
-    """Lease up to `limit` batches of hosts that are due, the longest-waiting first. A host has at most one batch under
-    way over all jobs (or its job's `connections`). A job whose row cannot be read is left out; `tidy` says so."""
+    """Lease up to `limit` batches of hosts that are due, the longest-waiting of each job first. A host has at most one
+    batch under way over all jobs (or its job's `connections`). A job whose row cannot be read is left out; `tidy` says
+    so."""
     if limit <= 0:
         return []
-    batches: list[Batch] = []
     with ledger.transaction() as tx:
+        sharers = _sharers(tx, limit, now)
+        picked = _pick(ledger, tx, sharers, limit)
+        if not picked:
+            return []
+        chosen = _hosts_to_lease(ledger, tx, sharers, picked, now)
+        _choose_urls(ledger, tx, chosen, now)
+        given = [one for one in chosen if one.targets]
+        _nothing_ready(ledger, tx, [one for one in chosen if not one.targets], now)
+        if not given:
+            return []
+        deadline = now + limits.LEASE
+        _take(ledger, tx, given, deadline)
         blocked = functools.cache(lambda: politeness.blocked(tx))
-        for job_id, host in _due(tx, limit, now):
-            row = _host(tx, job_id, host)
-            try:
-                job = job_of(row.spec, row.prefixes)
-            except UnreadableJobError:
-                _look_again(tx, job_id, host, now + UNREADABLE_LOOK_AGAIN)
-                continue
-            if batch := _lease_host(ledger, tx, job_id, host, job, row, blocked, now):
-                batches.append(batch)
-    return batches
+        batches = []
+        for one in given:
+            robots = politeness.robots_of(one.row.robots)
+            origins = {url_rules.origin_of(row.url) for row in one.targets} if one.sharer.job.robots else set()
+            batches.append(
+                Batch(
+                    lease=one.lease,
+                    job=one.sharer.job,
+                    host=one.row.host,
+                    targets=[Target.model_validate(row._asdict()) for row in one.targets],
+                    expires_at=deadline - limits.LEASE_MARGIN,
+                    robots=robots,
+                    lost_before=any(row.expiries for row in one.targets),
+                    blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
+                )
+            )
+        return batches
 
 
-def _due(tx: Connection, limit: int, now: float) -> list[Any]:
-    """(job_id, host) of the host queues that are due. Index host_queues_due_by_job; no locks: what a host may be given is
-    decided host by host."""
-    runs = sa.and_(jobs.c.state == "running", jobs.c.broken.is_(None))
-    return list(
-        tx.execute(
-            sa.select(host_queues.c.job_id, host_queues.c.host)
-            .join(jobs, jobs.c.job_id == host_queues.c.job_id)
-            .where(host_queues.c.queued > 0, host_queues.c.next_due <= now, runs)
-            .order_by(host_queues.c.next_due)
-            .limit(limit)
-        ).all()
-    )
+# --- whose turn it is -------------------------------------------------------------------------------------------------
 
 
-def _lease_host(
-    ledger: Ledger,
-    tx: Connection,
-    job_id: int,
-    host: str,
-    job: Job,
-    row: Any,
-    blocked: Callable[[], frozenset[str]],
-    now: float,
-) -> Batch | None:
-    """A batch of a host, if nothing stands against it. `row`: as _host gives it."""
-    under_way = _under_way(tx, host)
-    if under_way >= job.connections or row.next_due > now or row.blocked_at is not None:
-        _look_again(tx, job_id, host, max(row.next_due, now + LOOK_AGAIN))
-        return None
-    here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
-    woken: dict[str, Any] = {}
-    if row.next_wake is not None and row.next_wake <= now:
-        woken = _wake(ledger, tx, job_id, host, row, now)
-    chosen = _choose(tx, job_id, host, job, row.again)
-    if not chosen:
-        if woken:
-            tx.execute(host_queues.update().where(here).values(woken))
-        _nothing_ready(tx, job_id, host, now)
-        return None
-    name, deadline = secrets.token_hex(8), now + limits.LEASE
-    _take(tx, job_id, host, job, [target.url for target in chosen], name, deadline)
-    # With its only batch under way the host cannot be due before the lease ends; this keeps it out of the next search.
-    busy = under_way + 1 >= job.connections
-    tx.execute(
-        host_queues.update()
-        .where(here)
-        .values(
-            queued=host_queues.c.queued - len(chosen),
-            leased=host_queues.c.leased + len(chosen),
-            next_due=deadline if busy else now,
-            **woken,
+def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
+    """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
+    for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
+    something = sa.exists().where(host_queues.c.job_id == jobs.c.job_id, *_is_due(now))
+    stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
+    rows = tx.execute(
+        sa.select(
+            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
+            stands_at.label("stands_at"),
+            sa.case((something, True), else_=False).label("has_due"),
         )
-    )
-    moves.add_up(ledger, tx, [{"job_id": job_id, "queued": -len(chosen), "leased": len(chosen)}])
-    robots = politeness.robots_of(row.robots)
-    origins = {url_rules.origin_of(target.url) for target in chosen} if job.robots else set()
-    return Batch(
-        lease=name,
-        job=job,
-        host=host,
-        targets=[Target.model_validate(target._asdict()) for target in chosen],
-        expires_at=deadline - limits.LEASE_MARGIN,
-        robots=robots,
-        lost_before=any(target.expiries for target in chosen),
-        blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
-    )
+        .where(jobs.c.state == "running", jobs.c.broken.is_(None))
+        .order_by(jobs.c.job_id)
+    ).all()
+    sharers = {}
+    for row in rows:
+        try:
+            job = job_of(row.spec, row.prefixes)
+        except UnreadableJobError:
+            continue
+        room = UNLIMITED
+        if row.has_due and job.max_pages is not None:
+            room = job.max_pages - _spent(moves.totals(tx, row.job_id))
+        due = list(reversed(_due(tx, row.job_id, limit, now))) if row.has_due else []
+        sharers[row.job_id] = _Sharer(row.job_id, job, max(row.ended, row.stands_at or 0.0), room, due)
+    return sharers
 
 
-def _host(tx: Connection, job_id: int, host: str) -> Any:
-    """What decides whether a host may be leased to a job. By primary keys."""
-    columns = (jobs.c.spec, jobs.c.prefixes, hosts.c.next_due, hosts.c.robots, hosts.c.blocked_at)
+def _is_due(now: float) -> tuple[sa.ColumnElement[bool], ...]:
+    return (host_queues.c.queued > 0, sa.not_(host_queues.c.give_up), host_queues.c.next_due <= now)
+
+
+def _spent(counts: Any) -> int:
+    """Pages that count against a limit: done, done before and in the queue again, and perhaps about to be. One that was
+    done before and is leased counts twice, until it is back."""
+    return int(counts["done"] + counts["again"] + counts["leased"])
+
+
+def _pick(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], limit: int) -> list[Key]:
+    """Up to `limit` host queues that are due, in turns by the jobs' priority; writes where that leaves the jobs. Locks
+    rows of jobs, by key, before anything else."""
+    began: dict[int, float] = {}
+    picked: list[Key] = []
+    while len(picked) < limit:
+        waiting = [sharer for sharer in sharers.values() if sharer.due]
+        if not waiting:
+            break
+        next_one = min(waiting, key=lambda sharer: (sharer.ended, -sharer.job_id))
+        row = next_one.due.pop()
+        began[next_one.job_id] = next_one.ended
+        next_one.ended += min(row.queued, _size(next_one.job)) / next_one.job.priority
+        picked.append((next_one.job_id, row.host))
+    if len(sharers) > 1:
+        turns = [
+            {"job_id": job_id, "began": at, "ended": sharers[job_id].ended} for job_id, at in sorted(began.items())
+        ]
+        given = ledger.given(turns, *(jobs.c[name] for name in ("job_id", "began", "ended")))
+        values = {name: given.c[name] for name in ("began", "ended")}
+        tx.execute(jobs.update().where(jobs.c.job_id == given.c.job_id).values(values))
+    return picked
+
+
+def _due(tx: Connection, job_id: int, limit: int, now: float) -> Sequence[Any]:
+    """Host queues of a job that are due, the longest-waiting first. Index host_queues_due_by_job; no locks: what a host
+    may be given is decided in _hosts_to_lease."""
     return tx.execute(
-        sa.select(*columns, host_queues.c.next_wake, host_queues.c.waiting, host_queues.c.again)
-        .join(host_queues, host_queues.c.job_id == jobs.c.job_id)
-        .join(hosts, hosts.c.host == host_queues.c.host)
-        .where(jobs.c.job_id == job_id, host_queues.c.host == host)
-    ).one()
+        sa.select(host_queues.c.host, host_queues.c.queued)
+        .where(host_queues.c.job_id == job_id, *_is_due(now))
+        .order_by(host_queues.c.next_due)
+        .limit(limit)
+    ).all()
 
 
-def _look_again(tx: Connection, job_id: int, host: str, at: float) -> None:
-    """Leave a host out of the search for due ones until `at`: another batch has it, or a limit holds it."""
-    here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
-    tx.execute(host_queues.update().where(here).values(next_due=at))
+def _hosts_to_lease(
+    ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], picked: list[Key], now: float
+) -> list[_Chosen]:
+    """The host queues that get a batch: for each host of `picked` that may be asked, the one that has the turn there.
+    The others are left out of the search for a while, and for good where the host is to be given up."""
+    of_host: dict[str, list[Any]] = defaultdict(list)
+    for row in _wanting(ledger, tx, {host for _, host in picked}, now):
+        if row.job_id in sharers:
+            of_host[row.host].append(row)
+    chosen, later, give_up = [], {}, []
+    for host in dict.fromkeys(host for _, host in picked):
+        wanting = []
+        for row in of_host[host]:
+            sharer = sharers[row.job_id]
+            full = _is_full(sharer.job, row) and not row.again
+            if full or row.dead or row.blocked_at is not None:
+                give_up.append((row.job_id, host))
+            elif _room(sharer, row) <= 0 and not row.again:
+                later[row.job_id, host] = now + LOOK_AGAIN
+            else:
+                wanting.append(row)
+        if not wanting:
+            continue
+        turn = min(wanting, key=lambda row: (max(row.ended, row.stands_at or 0.0), -row.job_id))
+        sharer = sharers[turn.job_id]
+        may = turn.host_due <= now and turn.under_way < sharer.job.connections
+        for row in wanting:
+            # With all its batches under way the host cannot be due before a lease ends or is reported, which says so.
+            busy = turn.under_way + may >= sharers[row.job_id].job.connections
+            again = now if may and row is turn else max(row.host_due, now + LOOK_AGAIN)
+            later[row.job_id, host] = now + limits.LEASE if busy else again
+        if may:
+            next_due = later.pop((turn.job_id, host))
+            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), next_due, []))
+    _look_again(ledger, tx, later)
+    _flag(ledger, tx, give_up)
+    return chosen
 
 
-def _nothing_ready(tx: Connection, job_id: int, host: str, now: float) -> None:
-    """Leave a host out of the search from which nothing could be taken: until the first of its URLs wakes, where all
-    that is queued waits; else for a moment, as a limit may hold it, or a recorder lock its URLs.
+def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Sequence[Any]:
+    """The host queues, of any running job, that have something ready for these hosts, with what decides about it. Index
+    host_queues_host, and leases.host to count the batches under way. Only the scheduler leases, and one scheduler works
+    at a time: so nobody else adds one meanwhile."""
+    given = ledger.given([{"host": host} for host in sorted(names)], hosts.c.host)
+    of_host = host_queues.alias("of_host")
+    stands_at = sa.select(sa.func.max(of_host.c.began)).where(of_host.c.host == given.c.host).scalar_subquery()
+    under_way = sa.select(sa.func.count()).where(leases.c.host == given.c.host).scalar_subquery()
+    columns = ("job_id", "host", "leased", "done", "again", "waiting", "next_wake", "ended")
+    ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= now)
+    return tx.execute(
+        sa.select(
+            *(host_queues.c[name] for name in columns),
+            hosts.c.next_due.label("host_due"),
+            hosts.c.robots,
+            hosts.c.blocked_at,
+            sa.case((politeness.given_up(now), True), else_=False).label("dead"),
+            stands_at.label("stands_at"),
+            under_way.label("under_way"),
+        )
+        .select_from(given)
+        .join(host_queues, host_queues.c.host == given.c.host)
+        .join(hosts, hosts.c.host == given.c.host)
+        .join(jobs, jobs.c.job_id == host_queues.c.job_id)
+        .where(host_queues.c.queued > 0, sa.not_(host_queues.c.give_up), jobs.c.state == "running", ready)
+    ).all()
+
+
+def _size(job: Job) -> int:
+    """URLs in a batch of a job at most."""
+    return min(limits.BATCH_URLS, 1 + int(limits.BATCH / job.delay)) if job.delay else limits.BATCH_URLS
+
+
+def _room(sharer: _Sharer, row: Any) -> int:
+    """How many URLs that have not been pages before the job's limits allow to be leased of a host now."""
+    if sharer.job.max_pages_per_host is None:
+        return sharer.room
+    return min(sharer.room, sharer.job.max_pages_per_host - _spent(row._mapping))
+
+
+def _is_full(job: Job, row: Any) -> bool:
+    """Whether a host has given all the pages that the job wants of it."""
+    return job.max_pages_per_host is not None and row.done + row.again >= job.max_pages_per_host
+
+
+def _look_again(ledger: Ledger, tx: Connection, later: dict[Key, float]) -> None:
+    """Leave host queues out of the search for due ones until a time each. By primary key; idempotent."""
+    if later:
+        rows = [{"job_id": job_id, "host": host, "next_due": at} for (job_id, host), at in sorted(later.items())]
+        given = ledger.given(rows, *(host_queues.c[name] for name in (*KEY, "next_due")))
+        tx.execute(host_queues.update().where(_same(given)).values(next_due=given.c.next_due))
+
+
+def _flag(ledger: Ledger, tx: Connection, keys: list[Key]) -> None:
+    """Leave host queues to `tidy`, which drops what is queued. By primary key; idempotent."""
+    if keys:
+        given = ledger.given(_rows(keys), *(host_queues.c[name] for name in KEY))
+        tx.execute(host_queues.update().where(_same(given)).values(give_up=True))
+
+
+def _rows(keys: Iterable[Key]) -> list[dict[str, Any]]:
+    return [dict(zip(KEY, key, strict=True)) for key in sorted(keys)]
+
+
+def _same(given: sa.FromClause) -> sa.ColumnElement[bool]:
+    return sa.and_(*(host_queues.c[name] == given.c[name] for name in KEY))
+
+
+# --- which URLs -------------------------------------------------------------------------------------------------------
+
+
+def _choose_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: float) -> None:
+    """Give each of `chosen` its targets, the shallowest first: as many as time and the job's limits allow."""
+    _wake(ledger, tx, [one.row for one in chosen if one.row.next_wake is not None and one.row.next_wake <= now], now)
+    of_each: dict[Key, list[Any]] = defaultdict(list)
+    for row in _next_urls(ledger, tx, chosen):
+        of_each[row.job_id, row.host].append(row)
+    for one in chosen:
+        rows = of_each[one.row.job_id, one.row.host]
+        rows.sort(key=lambda row: (row.turn, row.depth, row.attempts, row.discovered_at))
+        room = max(_room(one.sharer, one.row), 0)
+        rows = rows[: one.size]
+        if room < one.size:
+            new = [row.url for row in rows if not row.was_done]
+            too_many = set(new[room:])
+            rows = [row for row in rows if row.url not in too_many]
+        if rows and one.sharer.job.depth is not None:
+            # A level in a batch: a page of this level may be the shorter path to one of the next, which is then not
+            # fetched twice. Other hosts, and other batches of this one, are not waited for (links.py).
+            rows = [row for row in rows if row.depth == rows[0].depth]
+        one.targets = [row for row in rows if row.expiries < SUSPICIOUS] or list(rows[:1])
+        one.sharer.room -= len(one.targets)
+
+
+def _next_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen]) -> Sequence[Any]:
+    """The next URLs of each host, in turn. Index urls_in_turn gives them in this order. Locks them, and passes over
+    those that a recorder has locked: their turn comes."""
+    if not chosen:
+        return []
+    rows = [
+        {"job_id": one.row.job_id, "host": one.row.host, "only_again": _room(one.sharer, one.row) <= 0}
+        for one in chosen
+    ]
+    given = ledger.given(rows, *(urls.c[name] for name in KEY), sa.column("only_again", sa.Boolean))
+
+    def rule(table: sa.FromClause) -> tuple[sa.ColumnElement[bool], list[sa.ColumnElement[Any]]]:
+        ready = sa.and_(
+            table.c.job_id == given.c.job_id,
+            table.c.host == given.c.host,
+            table.c.state == "queued",
+            table.c.not_before.is_(None),
+            sa.or_(table.c.was_done, sa.not_(given.c.only_again)),
+        )
+        return ready, [table.c[name] for name in ("not_before", "turn", "depth", "attempts", "discovered_at")]
+
+    return tx.execute(ledger.first_of_each(given, urls, rule, max(one.size for one in chosen))).all()
+
+
+def _wake(ledger: Ledger, tx: Connection, rows: list[Any], now: float) -> None:
+    """Make those of the hosts' waiting URLs ready whose time has come. Index urls_in_turn, twice. `rows`: as _wanting
+    gives them.
+
+    Where a recorder has made URLs wait since they were read, next_wake stays as it is, and the next lease looks again.
+    """
+    if not rows:
+        return
+    given = ledger.given(_rows((row.job_id, row.host) for row in rows), *(urls.c[name] for name in KEY))
+    here = sa.and_(*(urls.c[name] == given.c[name] for name in KEY), urls.c.state == "queued")
+    awake = urls.update().where(here, urls.c.not_before <= now).values(not_before=None)
+    woken = Counter((job_id, host) for job_id, host in tx.execute(awake.returning(urls.c.job_id, urls.c.host)))
+    first = sa.select(sa.func.min(urls.c.not_before)).where(here, urls.c.not_before.is_not(None))
+    following = {
+        (row.job_id, row.host): row.first
+        for row in tx.execute(sa.select(given.c.job_id, given.c.host, first.scalar_subquery().label("first")))
+    }
+    changes = [
+        {"job_id": key[0], "host": key[1], "woken": woken[key], "waiting": row.waiting, "next_wake": following[key]}
+        for key, row in sorted(((row.job_id, row.host), row) for row in rows)
+    ]
+    columns = (host_queues.c[name] for name in (*KEY, "waiting", "next_wake"))
+    new = ledger.given(changes, *columns, sa.column("woken", sa.BigInteger))
+    same = host_queues.c.waiting == new.c.waiting
+    values = {
+        "waiting": host_queues.c.waiting - new.c.woken,
+        "next_wake": sa.case((same, new.c.next_wake), else_=host_queues.c.next_wake),
+    }
+    tx.execute(host_queues.update().where(_same(new)).values(values))
+    moves.add_up(ledger, tx, [{"job_id": key[0], "waiting": -number} for key, number in woken.items()])
+
+
+def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float) -> None:
+    """Bring the targets into the state "leased", each batch under a lease of its own. By primary key; _next_urls has
+    locked the URLs. Writes where that leaves the hosts' turns."""
+    taken = [
+        {
+            "job_id": one.row.job_id,
+            "host": one.row.host,
+            "url": row.url,
+            "lease": one.lease,
+            "leased_depth": row.depth if one.sharer.job.depth is not None else None,
+        }
+        for one in given
+        for row in one.targets
+    ]
+    of_urls = ledger.given(taken, *(urls.c[name] for name in (*KEY, "url", "lease", "leased_depth")))
+    tx.execute(
+        urls.update()
+        .where(*(urls.c[name] == of_urls.c[name] for name in (*KEY, "url")))
+        .values(state="leased", lease=of_urls.c.lease, leased_depth=of_urls.c.leased_depth)
+    )
+    rows = [
+        {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
+    ]
+    tx.execute(ledger.insert_rows(leases, rows, deadline=deadline))
+    turns = []
+    for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
+        began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)
+        ended = began + number / one.sharer.job.priority
+        key = {"job_id": one.row.job_id, "host": one.row.host}
+        turns.append({**key, "leased": number, "next_due": one.next_due, "began": began, "ended": ended})
+    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, "leased", "next_due", "began", "ended")))
+    values = {
+        "queued": host_queues.c.queued - new.c.leased,
+        "leased": host_queues.c.leased + new.c.leased,
+        "next_due": new.c.next_due,
+        "began": new.c.began,
+        "ended": new.c.ended,
+    }
+    tx.execute(host_queues.update().where(_same(new)).values(values))
+    moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
+
+
+def _nothing_ready(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: float) -> None:
+    """Leave hosts out of the search from which nothing could be taken: until the first of their URLs wakes, where all
+    that is queued waits; else for a moment, as a limit may hold them, or a recorder lock their URLs.
 
     Whoever queues more finds next_due equal to next_wake, and makes the host due (moves.apply); where that happened
     before this row was locked, the counts say so.
     """
+    if not chosen:
+        return
     all_wait = sa.and_(host_queues.c.queued <= host_queues.c.waiting, host_queues.c.next_wake > now)
     until = sa.case((all_wait, host_queues.c.next_wake), else_=now + LOOK_AGAIN)
-    here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
-    tx.execute(host_queues.update().where(here).values(next_due=until))
-
-
-def _wake(ledger: Ledger, tx: Connection, job_id: int, host: str, row: Any, now: float) -> dict[str, Any]:
-    """Make those of a host's waiting URLs ready whose time has come; what to write to host_queues about it. Index
-    urls_in_turn, twice. `row`: as _host gives it.
-
-    Where a recorder has made URLs wait since `row` was read, next_wake stays as it is, and the next lease looks again.
-    """
-    here = sa.and_(urls.c.job_id == job_id, urls.c.host == host, urls.c.state == "queued")
-    woken = tx.execute(urls.update().where(here, urls.c.not_before <= now).values(not_before=None)).rowcount
-    following = tx.execute(sa.select(sa.func.min(urls.c.not_before)).where(here, urls.c.not_before.is_not(None)))
-    moves.add_up(ledger, tx, [{"job_id": job_id, "waiting": -woken}])
-    same = host_queues.c.waiting == row.waiting
-    return {
-        "waiting": host_queues.c.waiting - woken,
-        "next_wake": sa.case((same, following.scalar_one()), else_=host_queues.c.next_wake),
-    }
-
-
-def _under_way(tx: Connection, host: str) -> int:
-    """How many batches of a host are leased, over all jobs. Index on leases.host. Only the scheduler leases, and one
-    scheduler works at a time: so nobody else adds one meanwhile."""
-    return int(tx.execute(sa.select(sa.func.count()).where(leases.c.host == host)).scalar_one())
-
-
-def _take(tx: Connection, job_id: int, host: str, job: Job, chosen: list[str], name: str, deadline: float) -> None:
-    """Bring URLs into the state "leased", under a new lease. By primary key; _choose has locked the rows."""
-    depth = {"leased_depth": urls.c.depth} if job.depth is not None else {}
-    tx.execute(
-        urls.update()
-        .where(urls.c.job_id == job_id, urls.c.host == host, urls.c.url.in_(chosen))
-        .values(state="leased", lease=name, **depth)
+    given = ledger.given(
+        _rows((one.row.job_id, one.row.host) for one in chosen), *(host_queues.c[name] for name in KEY)
     )
-    tx.execute(leases.insert().values(lease=name, job_id=job_id, host=host, deadline=deadline, urls=len(chosen)))
+    tx.execute(host_queues.update().where(_same(given)).values(next_due=until))
 
 
-def _choose(tx: Connection, job_id: int, host: str, job: Job, again: int) -> list[Any]:
-    """The URLs of a host's next batch, the shallowest first: as many as time and the job's limits allow. `again`: how
-    many of the host's have been pages before; these are in the limits already."""
-    size = min(limits.BATCH_URLS, 1 + int(limits.BATCH / job.delay)) if job.delay else limits.BATCH_URLS
-    room = _room(tx, job_id, host, job)
-    if room <= 0 and not again:
-        return []
-    rows = _next_urls(tx, job_id, host, size, only_again=room <= 0)
-    if room < size:
-        new = [row.url for row in rows if not row.was_done]
-        too_many = set(new[max(room, 0) :])
-        rows = [row for row in rows if row.url not in too_many]
-    if rows and job.depth is not None:
-        # A level in a batch: a page of this level may be the shorter path to one of the next, which is then not fetched
-        # twice. Other hosts, and other batches of this one, are not waited for (links.py).
-        rows = [row for row in rows if row.depth == rows[0].depth]
-    return [row for row in rows if row.expiries < SUSPICIOUS] or list(rows[:1])
+# --- leases that do not come back -------------------------------------------------------------------------------------
 
 
-def _room(tx: Connection, job_id: int, host: str, job: Job) -> int:
-    """How many URLs that have not been pages before the job's limits allow to be leased of a host now."""
-    room = limits.BATCH_URLS
-    if job.max_pages is not None:
-        room = min(room, job.max_pages - _spent(tx, host_queues.c.job_id == job_id))
-    if job.max_pages_per_host is not None:
-        of_host = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
-        room = min(room, job.max_pages_per_host - _spent(tx, of_host))
-    return room
-
-
-def _spent(tx: Connection, where: sa.ColumnElement[bool]) -> int:
-    """Pages that count against a limit: done, done before and in the queue again, and perhaps about to be. One that was
-    done before and is leased counts twice, until it is back."""
-    counts = sa.func.coalesce(sa.func.sum(host_queues.c.done + host_queues.c.again + host_queues.c.leased), 0)
-    return int(tx.execute(sa.select(counts).where(where)).scalar_one())
-
-
-def _next_urls(tx: Connection, job_id: int, host: str, size: int, only_again: bool) -> list[Any]:
-    """A host's next URLs, breadth first. Index urls_in_turn gives them in this order. Locks them, and passes over
-    those that a recorder has locked: their turn comes."""
-    path = ("url", "depth", "hops", "nested", "sitemap", "seed", "expiries")
-    last_visit = ("etag", "last_modified", "digest", "warc_file", "warc_offset", "warc_date")
-    here = sa.and_(urls.c.job_id == job_id, urls.c.host == host)
-    if only_again:
-        here = sa.and_(here, urls.c.was_done)
-    return list(
-        tx.execute(
-            sa.select(*(urls.c[name] for name in (*path, *last_visit)), urls.c.was_done)
-            .where(here, urls.c.state == "queued", urls.c.not_before.is_(None))
-            .order_by(urls.c.not_before, urls.c.depth, urls.c.attempts, urls.c.discovered_at)
-            .limit(size)
-            .with_for_update(skip_locked=True)
-        ).all()
-    )
-
-
-def lose(tx: Connection, name: str, reason: str, moved: Counter[str], now: float) -> None:
-    """Queue the URLs again of a lease that will not come back, noting that in `moved`; those lost too often have
-    failed. Idempotent; index urls_leased. The URLs keep the name of the lease: should its report arrive before another
-    lease begins, it still counts."""
+def lose(tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, now: float) -> Counter[str]:
+    """Queue the URLs again of leases that will not come back, noting that in `moved`; those lost too often have failed.
+    Returns how many URLs each lease had. Idempotent; index urls_leased. The URLs keep the name of the lease: should its
+    report arrive before another lease begins, it still counts."""
     often = urls.c.expiries + 1 >= MAX_EXPIRIES
     lost = (
         urls.update()
-        .where(urls.c.lease == name, urls.c.state == "leased")
+        .where(urls.c.lease.in_(names), urls.c.state == "leased")
         .values(
             state=sa.case((often, "failed"), else_="queued"),
             reason=sa.case((often, f"{reason}, {MAX_EXPIRIES} times"), else_=reason),
@@ -250,10 +451,14 @@ def lose(tx: Connection, name: str, reason: str, moved: Counter[str], now: float
             fetched_at=sa.case((often, now), else_=urls.c.fetched_at),
             expiries=urls.c.expiries + 1,
         )
-        .returning(urls.c.state, urls.c.was_done)
+        .returning(urls.c.job_id, urls.c.host, urls.c.lease, urls.c.state, urls.c.was_done)
     )
-    for state, was_done in tx.execute(lost):
-        moved["leased"] -= 1
-        moved[state] += 1
+    number: Counter[str] = Counter()
+    for job_id, host, name, state, was_done in tx.execute(lost):
+        counts = moved[job_id, host]
+        counts["leased"] -= 1
+        counts[state] += 1
+        number[name] += 1
         if state == "failed":
-            moved["again"] -= bool(was_done)
+            counts["again"] -= bool(was_done)
+    return number

@@ -16,7 +16,7 @@ Each public verb is one transaction (an order: one that puts it in force, then o
 ones), and each may be repeated: a message seen twice changes nothing. All times are seconds since the epoch and come in
 as `now`.
 
-Locks are always taken in the order sweeps -> jobs -> urls -> leases -> host_queues -> hosts -> job_counts -> workers,
+Locks are always taken in the order sweeps -> jobs -> urls -> leases -> hosts -> host_queues -> job_counts -> workers,
 and within a table by key, so that recorders and the scheduler cannot wait for each other in a circle. Rows travel to
 the database as one JSON parameter: ten times faster than a parameter a value, and the same statement for both
 databases.
@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,14 +38,18 @@ from sqlalchemy.engine import Connection, Engine
 from crawler.frontier.schema import COUNTS, OUTDATED_INDEXES, STATES, host_queues, job_counts, metadata
 from crawler.job import Job
 
+EachRule = Callable[[sa.FromClause], tuple[sa.ColumnElement[bool], Sequence[sa.ColumnElement[Any]]]]
+"""What rows of a table (or its alias) have to meet, and their order."""
+
 
 class Ledger:
     """An open ledger: what every verb gets as its first argument."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._postgresql = engine.dialect.name == "postgresql"
-        self.insert: Callable[..., Any] = postgresql.insert if self._postgresql else sqlite.insert
+        self.postgresql = engine.dialect.name == "postgresql"
+        """Where other processes write at the same time, and rows are locked."""
+        self.insert: Callable[..., Any] = postgresql.insert if self.postgresql else sqlite.insert
         """The dialect's insert, which knows ON CONFLICT."""
 
     @classmethod
@@ -96,10 +100,10 @@ class Ledger:
     def snapshot(self) -> Iterator[Connection]:
         """A transaction for reading, whose statements all see the ledger at one moment."""
         with self.engine.connect() as connection:
-            if self._postgresql:
+            if self.postgresql:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
-                if not self._postgresql:
+                if not self.postgresql:
                     connection.exec_driver_sql("BEGIN")  # sqlite3 itself begins only before the first change
                 yield connection
 
@@ -112,18 +116,45 @@ class Ledger:
     def insert_rows(self, table: sa.Table, rows: list[dict[str, Any]], **constants: Any) -> Any:
         """An INSERT of `rows` (all with the same keys), each with the `constants` added. They are inserted and locked
         in their order, so sort them by key where others may insert the same."""
+        return self._insert(table, rows, constants, lambda _: sa.true())
+
+    def insert_unknown(self, table: sa.Table, rows: list[dict[str, Any]], **constants: Any) -> Any:
+        """As insert_rows, of those `rows` alone that `table` does not have; others are passed over.
+
+        ON CONFLICT DO NOTHING by itself would wait for whoever is about to update a known row, and so could wait in a
+        circle: PostgreSQL looks whether the other transaction deletes it.
+        """
+
+        def is_unknown(given: sa.FromClause) -> sa.ColumnElement[bool]:
+            known = table.alias("known")
+            key = [column.name for column in table.primary_key]
+            same = [
+                known.c[name] == (given.c[name] if name in given.c else sa.literal(constants[name])) for name in key
+            ]
+            return sa.not_(sa.exists().select_from(known).where(*same))
+
+        return self._insert(table, rows, constants, is_unknown).on_conflict_do_nothing()
+
+    def _insert(
+        self,
+        table: sa.Table,
+        rows: list[dict[str, Any]],
+        constants: dict[str, Any],
+        where: Callable[[sa.FromClause], sa.ColumnElement[bool]],
+    ) -> Any:
         given = self.given(rows, *(table.c[name] for name in rows[0]))
         values = (sa.literal(value, table.c[name].type) for name, value in constants.items())
         # SQLite takes ON CONFLICT after a SELECT only if that has a WHERE.
-        return self.insert(table).from_select([*rows[0], *constants], sa.select(*given.c, *values).where(sa.true()))
+        chosen = sa.select(*given.c, *values).where(where(given))
+        return self.insert(table).from_select([*rows[0], *constants], chosen)
 
-    def given(self, rows: list[dict[str, Any]], *columns: sa.Column[Any]) -> sa.FromClause:
+    def given(self, rows: list[dict[str, Any]], *columns: sa.ColumnClause[Any]) -> sa.FromClause:
         """`rows` as a table expression with the given columns: one JSON parameter, however many rows there are.
 
         Join it by columns alone, never by constants: SQLite would walk through all rows that meet the constants.
         """
         payload = sa.bindparam(None, json.dumps(rows), type_=sa.Text, unique=True)
-        if self._postgresql:
+        if self.postgresql:
             function = sa.func.json_to_recordset(sa.cast(payload, postgresql.JSON))
             named = (sa.column(column.name, column.type) for column in columns)
             return function.table_valued(*named).render_derived(name="given", with_types=True)
@@ -134,6 +165,23 @@ class Ledger:
                 for column in columns
             )
         ).subquery("given")
+
+    def first_of_each(self, given: sa.FromClause, table: sa.Table, rule: EachRule, limit: int) -> sa.Select[Any]:
+        """Up to `limit` rows of `table` for each row of `given`, the first by a rule: `rule(alias)` returns what an
+        alias of the table has to meet (it may compare with columns of `given`) and the order. Each row is found by its
+        index, however many others there are. Locks the rows on PostgreSQL, and passes over those that are locked."""
+        if self.postgresql:
+            condition, order = rule(table)
+            chosen = sa.select(table).where(condition).order_by(*order).limit(limit).with_for_update(skip_locked=True)
+            first = chosen.lateral("first")
+            return sa.select(first).select_from(given.join(first, sa.true()))
+        # SQLite knows no LATERAL.
+        alias = table.alias("first")
+        condition, order = rule(alias)
+        rowid: sa.ColumnElement[int] = sa.literal_column("first.rowid")
+        rowids = sa.select(rowid).select_from(alias).where(condition).order_by(*order)
+        found = sa.literal_column(f"{table.name}.rowid").in_(rowids.limit(limit).correlate(given))
+        return sa.select(table).select_from(given.join(table, found))
 
 
 class UnreadableJobError(ValueError):

@@ -27,6 +27,7 @@ from crawler.frontier.schema import urls
 from crawler.job import Job
 from crawler.messages import Cause, Link
 
+Row = dict[str, Any]
 KEY = ("job_id", "host", "url")
 PATH = ("depth", "hops", "nested", "sitemap", "seed", "found_on")
 """The columns that say on which path a URL was found."""
@@ -46,24 +47,29 @@ def insert(
 
     Idempotent: a second time everything is known. Rows are inserted, and locked, in the order of their key.
     """
-    rows = {
-        link.url: {
+    best: dict[str, Link] = {}
+    for link in links:
+        other = best.get(link.url)
+        # Of several that lead to one URL the allowed one counts, and of those the shortest path.
+        if other is None or (bool(link.excluded), link.depth) < (bool(other.excluded), other.depth):
+            best[link.url] = link
+    if not best:
+        return 0
+    rows = [
+        {
             "host": url_rules.host_of(link.url),
             "url": link.url,
             "state": "excluded" if link.excluded else "queued",
             "reason": link.excluded,
             "cause": link.cause,
+            "turn": job.turn(link.url),
             **{name: getattr(link, name) for name in PATH},
         }
-        for link in links
-    }
-    if not rows:
-        return 0
-    ordered = sorted(rows.values(), key=lambda row: (row["host"], row["url"]))
-    inserted = (
-        ledger.insert_rows(urls, ordered, job_id=job_id, discovered_at=now)
-        .on_conflict_do_nothing()
-        .returning(urls.c.host, urls.c.state)
+        for link in best.values()
+    ]
+    ordered = sorted(rows, key=lambda row: (row["host"], row["url"]))
+    inserted = ledger.insert_unknown(urls, ordered, job_id=job_id, discovered_at=now).returning(
+        urls.c.host, urls.c.state
     )
     new = 0
     for host, state in tx.execute(inserted):
@@ -72,6 +78,35 @@ def insert(
     if new < len(ordered) and (wanted := [row for row in ordered if row["state"] == "queued"]):
         new += _bring_nearer(ledger, tx, job_id, job, wanted, moves)
     return new
+
+
+def lock(ledger: Ledger, tx: Connection, named: Iterable[Row], met: Iterable[tuple[int, Job, Link]]) -> None:
+    """Lock, in the order of their key, the URLs that a transaction is about to write: those `named` (each with job_id,
+    host, url and lease, where the lease is still theirs), and those that `met` links may bring nearer. Without it two
+    recorders whose pages link to each other's would wait for one another: PostgreSQL ends one of them after a second.
+    By primary key."""
+    if not ledger.postgresql:
+        return
+    rows = {(row["job_id"], row["host"], row["url"]): {**row, "depth": None, "limited": False} for row in named}
+    for job_id, job, link in met:
+        key = (job_id, url_rules.host_of(link.url), link.url)
+        row = rows.setdefault(key, {**dict(zip(KEY, key, strict=True)), "lease": None, "depth": None})
+        row["limited"] = job.depth is not None
+        if not link.excluded and (row["depth"] is None or link.depth < row["depth"]):
+            row["depth"] = link.depth
+    if not rows:
+        return
+    columns = (urls.c[name] for name in (*KEY, "lease", "depth"))
+    given = ledger.given([row for _, row in sorted(rows.items())], *columns, sa.column("limited", sa.Boolean))
+    nearer = sa.and_(urls.c.depth > given.c.depth, sa.or_(given.c.limited, urls.c.state == "queued"))
+    wanted = sa.and_(given.c.depth.is_not(None), _KEPT_OUT)
+    tx.execute(
+        sa.select(sa.literal(1))
+        .select_from(urls.join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY))))
+        .where(sa.or_(urls.c.lease == given.c.lease, nearer, wanted))
+        .order_by(*(urls.c[name] for name in KEY))
+        .with_for_update(of=urls)
+    )
 
 
 def _bring_nearer(

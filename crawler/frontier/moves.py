@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Set
 from typing import Any
 
 import sqlalchemy as sa
@@ -49,7 +50,7 @@ def none_yet() -> Moves:
 def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     """Add the changes in `moves` to the counts, and make hosts known that have something to crawl.
 
-    Locks rows of host_queues, then of hosts, then of job_counts, by key. Not idempotent: the transaction that changed
+    Locks rows of hosts, then of host_queues, then of job_counts, by key. Not idempotent: the transaction that changed
     the states calls it once for each change.
     """
     rows: list[dict[str, Any]] = [
@@ -59,16 +60,39 @@ def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     ]
     if not rows:
         return
+    to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
+    if to_crawl:
+        tx.execute(ledger.insert_unknown(hosts, to_crawl, next_due=now))
     statement = ledger.insert_rows(host_queues, rows, next_due=now)
     changes: dict[str, Any] = {name: host_queues.c[name] + statement.excluded[name] for name in COUNTS}
     # Where only URLs that wait for their time were left (see lease.py), there is something to do at once.
     idle = sa.and_(host_queues.c.next_due == host_queues.c.next_wake, statement.excluded.queued > 0)
     changes["next_due"] = sa.case((idle, statement.excluded.next_due), else_=host_queues.c.next_due)
     tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "host"], set_=changes))
-    to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
-    if to_crawl:
-        tx.execute(ledger.insert_rows(hosts, to_crawl, next_due=now).on_conflict_do_nothing())
     add_up(ledger, tx, rows)
+
+
+def lock(ledger: Ledger, tx: Connection, moves: Moves, of_hosts: Set[str]) -> None:
+    """Lock, in the order of their key, the rows of host_queues that `apply` will change, and all of `of_hosts`, in any
+    job: for a transaction that writes both. By primary key, and index host_queues_host."""
+    if not ledger.postgresql:
+        return
+    keys = sorted(key for key, counts in moves.items() if any(counts.values()))
+    rows: list[dict[str, Any]] = [{"job_id": job_id, "host": host} for job_id, host in keys]
+    rows += [{"job_id": None, "host": host} for host in sorted(of_hosts)]
+    if not rows:
+        return
+    given = ledger.given(rows, host_queues.c.job_id, host_queues.c.host)
+    either = sa.or_(given.c.job_id.is_(None), given.c.job_id == host_queues.c.job_id)
+    here = sa.exists().where(given.c.host == host_queues.c.host, either)
+    names = sorted({row["host"] for row in rows})
+    tx.execute(
+        sa.select(sa.literal(1))
+        .select_from(host_queues)
+        .where(host_queues.c.host.in_(names), here)
+        .order_by(host_queues.c.job_id, host_queues.c.host)
+        .with_for_update()
+    )
 
 
 SLOTS = 16
@@ -77,6 +101,8 @@ SLOTS = 16
 
 def add_up(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]]) -> None:
     """Add changes of host_queues (job_id, and any of COUNTS) to the jobs' counts, in this process's slot."""
+    if not rows:
+        return
     by_job: dict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
         by_job[row["job_id"]].update({name: row.get(name, 0) for name in COUNTS})

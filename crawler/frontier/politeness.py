@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from crawler.frontier.ledger import Ledger
 from crawler.frontier.schema import host_queues, hosts
 from crawler.messages import Cause, Report, RobotsFile
 
@@ -43,29 +44,59 @@ _WELL: dict[str, Any] = {"failures": 0, "failure": None, "failing_since": None, 
 """Columns of hosts as of one that answers."""
 
 
-def reported(tx: Connection, report: Report, held: bool, now: float) -> None:
-    """Set when the host is due again, for every job that wants it. `held`: the report's lease was still in force.
+def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Set[str], now: float) -> dict[str, float]:
+    """Take in what reports say about their hosts; when each host is due again, for every job that wants it. `held`: the
+    leases that were still in force.
 
-    Locks the host's row, after its rows of host_queues (which moves.apply has locked). Idempotent but for the rest,
-    which a report seen twice can make longer: failures are counted for a lease that is held, and so once.
+    Locks the rows of hosts, by key. Idempotent but for the rest, which a report seen twice can make longer: failures
+    are counted for a lease that is held, and so once.
     """
-    columns = [hosts.c.next_due, hosts.c.failures, hosts.c.failing_since, hosts.c.rests]
-    if report.robots:
-        columns.append(hosts.c.robots)
-    host = tx.execute(sa.select(*columns).where(hosts.c.host == report.host).with_for_update()).one()
-    rest, judged = _judged(report, host, now)
-    changes = judged if held else {}
-    if report.robots:
-        known = {**robots_of(host.robots), **report.robots}
-        changes["robots"] = json.dumps({origin: file.model_dump() for origin, file in known.items()})
-    next_due = max(now + max(rest, report.delay), host.next_due)
-    tx.execute(hosts.update().where(hosts.c.host == report.host).values(next_due=next_due, **changes))
-    if held:
-        tx.execute(host_queues.update().where(host_queues.c.host == report.host).values(next_due=next_due))
+    names = sorted({report.host for report in reports})
+    given = ledger.given([{"host": name} for name in names], hosts.c.host)
+    columns = [hosts.c[name] for name in ("host", "next_due", "robots", *_WELL)]
+    locked = sa.select(*columns).join(given, given.c.host == hosts.c.host).order_by(hosts.c.host)
+    known = {row.host: dict(row._mapping) for row in tx.execute(locked.with_for_update(of=hosts))}
+    to_judge = set(held)
+    for report in reports:
+        host = known[report.host]
+        rest, judged = _judged(report, host, now)
+        if report.lease in to_judge:
+            to_judge.discard(report.lease)
+            host.update(judged)
+        if report.robots:
+            files = {**robots_of(host["robots"]), **report.robots}
+            host["robots"] = json.dumps({origin: file.model_dump() for origin, file in files.items()})
+        host["next_due"] = max(now + max(rest, report.delay), host["next_due"])
+    _write(ledger, tx, {report.host for report in reports if report.robots}, known)
+    return {name: known[name]["next_due"] for name in names}
 
 
-def _judged(report: Report, host: Any, now: float) -> tuple[float, dict[str, Any]]:
-    """What a report says about its host: seconds of rest, and columns of hosts to write."""
+def _write(ledger: Ledger, tx: Connection, with_robots: Set[str], known: dict[str, dict[str, Any]]) -> None:
+    """Write rows of hosts back; robots.txt files, which are large, only where they are new. By primary key."""
+    for names, columns in ((known.keys() - with_robots, ()), (with_robots, ("robots",))):
+        if names:
+            written = ("next_due", *_WELL, *columns)
+            rows = [{"host": name, **{column: known[name][column] for column in written}} for name in sorted(names)]
+            given = ledger.given(rows, *(hosts.c[column] for column in ("host", *written)))
+            new = {column: given.c[column] for column in written}
+            tx.execute(hosts.update().where(hosts.c.host == given.c.host).values(new))
+
+
+def make_due(ledger: Ledger, tx: Connection, due: dict[str, float], now: float) -> None:
+    """Let the hosts' queues, of every job, be looked at from a time each; those of hosts given up, by `tidy`. Index
+    host_queues_host; moves.apply has locked those of the reports' own jobs."""
+    if not due:
+        return
+    rows = [{"host": host, "next_due": at} for host, at in sorted(due.items())]
+    given = ledger.given(rows, hosts.c.host, hosts.c.next_due)
+    dead = sa.exists().where(hosts.c.host == given.c.host, given_up(now))
+    give_up = sa.or_(host_queues.c.give_up, dead)
+    new = {"next_due": given.c.next_due, "give_up": give_up}
+    tx.execute(host_queues.update().where(host_queues.c.host == given.c.host).values(new))
+
+
+def _judged(report: Report, host: dict[str, Any], now: float) -> tuple[float, dict[str, Any]]:
+    """What a report says about its host, a row of hosts: seconds of rest, and columns to write."""
     pages = any(page.status is not None for page in report.results)
     alive = pages or any(retry.cause == Cause.SERVER_ERROR for retry in report.retries)
     if report.back_off is None:
@@ -74,12 +105,12 @@ def _judged(report: Report, host: Any, now: float) -> tuple[float, dict[str, Any
     asked, failure = report.back_off.seconds, report.back_off.reason
     cause = report.back_off.cause
     if cause is not None and cause not in UNREACHABLE:  # none: from a worker of a release that knew no causes
-        rests = 1 if pages else host.rests + 1  # a host that gives pages between two rests is not pressed harder
+        rests = 1 if pages else host["rests"] + 1  # a host that gives pages between two rests is not pressed harder
         rest = back_off(rests) if asked is None else max(asked, back_off(rests - 1) if rests > 1 else 0.0)
         return rest, {**_WELL, "rests": rests, "failure": failure}
     # A host that was not asked for long since its last rest begins anew: nobody knows how it was meanwhile.
-    anew = alive or not host.failures or now - host.next_due > BACK_OFF_MAX
-    failures, since = (1, now) if anew else (host.failures + 1, host.failing_since or now)
+    anew = alive or not host["failures"] or now - host["next_due"] > BACK_OFF_MAX
+    failures, since = (1, now) if anew else (host["failures"] + 1, host["failing_since"] or now)
     dead = failures >= MAX_HOST_FAILURES and now - since >= GIVE_UP_SECONDS
     return max(back_off(failures), asked or 0.0), {
         "failures": failures,
@@ -95,8 +126,9 @@ def given_up(now: float) -> sa.ColumnElement[bool]:
 
 
 def try_again(tx: Connection, names: Any) -> None:
-    """Let hosts that were given up be asked again. Idempotent; by primary key."""
+    """Let hosts that were given up be asked again. Idempotent; by primary key, and index host_queues_host."""
     tx.execute(hosts.update().where(hosts.c.host.in_(names), hosts.c.given_up_at.is_not(None)).values(_WELL))
+    tx.execute(host_queues.update().where(host_queues.c.host.in_(names), host_queues.c.give_up).values(give_up=False))
 
 
 def robots_of(text: str | None) -> dict[str, RobotsFile]:

@@ -1,9 +1,13 @@
-"""Record: take a batch's report into the ledger."""
+"""Record: take batches' reports into the ledger. Works on sets: a fixed number of statements and one commit, however
+many reports there are."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -16,59 +20,94 @@ from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, w
 from crawler.job import Job
 from crawler.messages import Report, UrlResult
 
+log = logging.getLogger(__name__)
+
 RESULT = tuple(name for name in UrlResult.model_fields if name not in ("url", "state"))
 """The columns of a URL that say what its last fetch came to."""
 
 
-def record(ledger: Ledger, report: Report, now: float) -> int:
-    """Take in a batch's outcome; returns how many pages it finished. Results of a lease that ran out still count where
-    the URL has not been leased again."""
+@dataclass
+class _OfJob:
+    """A job that some of the reports are for."""
+
+    job_id: int
+    job: Job
+    widened: bool = False
+    """Whether the reports have widened its scope."""
+
+
+def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
+    """Take in the outcome of batches; returns how many pages they finished. Results of a lease that ran out still count
+    where the URL has not been leased again. A report seen twice changes nothing. Reports of a job that does not exist
+    (any more) are left out."""
+    reports = list(reports)
     with ledger.transaction() as tx:
-        job_id, job, widened = _job(tx, report)
+        of_job = _jobs(tx, reports)
+        if unknown := sorted({report.job for report in reports} - of_job.keys()):
+            log.warning("no such job, reports left out: %s", ", ".join(unknown))
+            reports = [report for report in reports if report.job in of_job]
+        if not reports:
+            return 0
         found = moves.none_yet()
-        moved = found[job_id, report.host]
-        done, next_wake = _finish_urls(ledger, tx, job_id, report, job, moved, now)
-        if report.redelivered:
-            lease.lose(tx, report.lease, "its worker was lost", moved, now)
-        links.insert(ledger, tx, job_id, job, report.links, found, now)
-        if widened:
-            links.judge_again(ledger, tx, job_id, job, now)
-        held = _end_lease(tx, report.lease, moved, now)
+        named = _named(reports, of_job)
+        met = [(of_job[report.job].job_id, of_job[report.job].job, link) for report in reports for link in report.links]
+        links.lock(ledger, tx, named, met)
+        taken_in = _finish_urls(ledger, tx, reports, of_job, _opened(ledger, tx, named), found, now)
+        back = taken_in.back
+        if lost := [report.lease for report in reports if report.redelivered]:
+            back.update(lease.lose(tx, lost, "its worker was lost", found, now))
+        for known in of_job.values():
+            of_this = [link for job_id, _, link in met if job_id == known.job_id]
+            links.insert(ledger, tx, known.job_id, known.job, of_this, found, now)
+            if known.widened:
+                links.judge_again(ledger, tx, known.job_id, known.job, now)
+        held = _end_leases(tx, reports, back, found, now)
+        due = politeness.reported(ledger, tx, reports, held, now)
+        moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now)
-        if next_wake is not None:
-            _note_wake(tx, job_id, report.host, next_wake)
-        politeness.reported(tx, report, held, now)
-        _log_requests(ledger, tx, job_id, report)
-        if done:
-            _credit(ledger, tx, job_id, report.worker, done, now)
-        return done
+        _note_wakes(ledger, tx, taken_in.wakes)
+        politeness.make_due(
+            ledger, tx, {report.host: due[report.host] for report in reports if report.lease in held}, now
+        )
+        _flag_full(ledger, tx, reports, of_job)
+        _log_requests(ledger, tx, reports, of_job)
+        _credit(ledger, tx, taken_in.pages, now)
+        return sum(taken_in.pages.values())
 
 
-def _job(tx: Connection, report: Report) -> tuple[int, Job, bool]:
-    """The report's job, and whether the report has widened its scope. A job whose row cannot be read takes its results
-    by the default rules: they are fetched."""
-    row = tx.execute(sa.select(jobs.c.job_id, jobs.c.spec, jobs.c.prefixes).where(jobs.c.name == report.job)).one()
-    try:
-        job = job_of(row.spec, row.prefixes)
-    except UnreadableJobError:
-        return row.job_id, Job(name=report.job), False
-    if job.scope.kind == "prefix":
-        widened = _widened(tx, row.job_id, job, report)
-        return row.job_id, widened, widened is not job
-    return row.job_id, job, False
+def _jobs(tx: Connection, reports: list[Report]) -> dict[str, _OfJob]:
+    """The reports' jobs by name. A job whose row cannot be read takes its results by the default rules: they are
+    fetched. By the unique index on jobs.name."""
+    names = sorted({report.job for report in reports})
+    rows = tx.execute(
+        sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec, jobs.c.prefixes)
+        .where(jobs.c.name.in_(names))
+        .order_by(jobs.c.job_id)
+    ).all()
+    known = {}
+    for row in rows:
+        try:
+            known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes))
+        except UnreadableJobError:
+            known[row.name] = _OfJob(row.job_id, Job(name=row.name))
+        else:
+            if known[row.name].job.scope.kind == "prefix":
+                _widen(tx, known[row.name], [report for report in reports if report.job == row.name])
+    return known
 
 
-def _widened(tx: Connection, job_id: int, job: Job, report: Report) -> Job:
-    """The job with a scope that follows its seeds: where one redirects out of the prefixes, the folder it leads to is a
-    prefix as well. Locks the job's row, before any URL; idempotent."""
-    goals = [link.url for link in report.links if link.seed and link.hops]
-    new = {_folder(url) for url in goals if not url.startswith(job.scope.prefixes)}
+def _widen(tx: Connection, of_job: _OfJob, reports: list[Report]) -> None:
+    """Let the job's scope follow its seeds: where one redirects out of the prefixes, the folder it leads to is a prefix
+    as well. Locks the job's row, before any URL; idempotent."""
+    goals = [link.url for report in reports for link in report.links if link.seed and link.hops]
+    new = {_folder(url) for url in goals if not url.startswith(of_job.job.scope.prefixes)}
     if not new:
-        return job
-    row = tx.execute(sa.select(jobs.c.spec, jobs.c.prefixes).where(jobs.c.job_id == job_id).with_for_update()).one()
+        return
+    here = jobs.c.job_id == of_job.job_id
+    row = tx.execute(sa.select(jobs.c.spec, jobs.c.prefixes).where(here).with_for_update()).one()
     prefixes = json.dumps(sorted({*json.loads(row.prefixes or "[]"), *new}))
-    tx.execute(jobs.update().where(jobs.c.job_id == job_id).values(prefixes=prefixes))
-    return job_of(row.spec, prefixes)
+    tx.execute(jobs.update().where(here).values(prefixes=prefixes))
+    of_job.job, of_job.widened = job_of(row.spec, prefixes), True
 
 
 def _folder(url: str) -> str:
@@ -76,137 +115,225 @@ def _folder(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[0] + "/"
 
 
+# --- URLs -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _TakenIn:
+    """What the reports' URLs came to."""
+
+    pages: Counter[tuple[int, str]]
+    """Pages fetched, by job_id and worker."""
+    back: Counter[str]
+    """URLs that are leased no longer, by lease."""
+    wakes: dict[tuple[int, str], float]
+    """When the first of those to be retried is due, by job_id and host."""
+
+
 def _finish_urls(
-    ledger: Ledger, tx: Connection, job_id: int, report: Report, job: Job, moved: Counter[str], now: float
-) -> tuple[int, float | None]:
-    """Give every URL of the report its new state; returns how many pages were fetched, and when the first of those to
-    be retried is due."""
-    opened = _opened(tx, job_id, report)
-    results: list[dict[str, Any]] = []
+    ledger: Ledger,
+    tx: Connection,
+    reports: list[Report],
+    of_job: dict[str, _OfJob],
+    opened: dict[tuple[str, str], Any],
+    found: moves.Moves,
+    now: float,
+) -> _TakenIn:
+    """Give every URL of the reports its new state. `opened`: as _opened gives it."""
+    new_body: list[dict[str, Any]] = []
+    no_body: list[dict[str, Any]] = []
     retried: list[dict[str, Any]] = []
     returned: list[dict[str, Any]] = []
-    pages, wakes = 0, []
+    taken_in = _TakenIn(Counter(), Counter(), {})
+    for report in reports:
+        known = of_job[report.job]
+        job, key = known.job, (known.job_id, report.host)
+        moved = found[key]
+        common = {"job_id": known.job_id, "host": report.host, "worker": report.worker, "release": report.release}
 
-    def move(rows: list[dict[str, Any]], url: str, state: str, was_done: bool, **columns: Any) -> None:
-        row = opened.pop(url)
-        in_queue = state == "queued"
-        moved.update({row.state: -1, "again": (in_queue and was_done) - row.was_done})
-        moved[state] += 1
-        rows.append({"url": url, "state": state, "was_done": in_queue and was_done, **columns})
+        def move(
+            rows: list[dict[str, Any]],
+            url: str,
+            state: str,
+            was_done: bool,
+            *,
+            lease: str = report.lease,
+            moved: Counter[str] = moved,
+            common: dict[str, Any] = common,
+            **columns: Any,
+        ) -> None:
+            row = opened.pop((lease, url))
+            in_queue = state == "queued"
+            moved.update({row.state: -1, "again": (in_queue and was_done) - row.was_done})
+            moved[state] += 1
+            taken_in.back[lease] += row.state == "leased"
+            rows.append({**common, "url": url, "state": state, "was_done": in_queue and was_done, **columns})
 
-    limited = job.max_pages is not None or job.max_pages_per_host is not None
-    for page in report.results:
-        row = opened.get(page.url)
-        # A late result of a URL that is back in the queue could be one page more than a limit allows.
-        if row is None or (limited and row.state == "queued"):
-            continue
-        done = page.state == "done"
-        pages += done
-        result = page.model_dump(exclude={"url", "state"})
-        if result["fields"] is not None:
-            result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
-        followed = done or page.cause in links.FOLLOWED
-        if followed and row.leased_depth is not None and row.depth < row.leased_depth:
-            # Met on a shorter path meanwhile: its links have to be followed from there as well.
-            result |= {"attempts": 0, "etag": None, "last_modified": None, "expanded": row.leased_depth}
-            move(results, page.url, "queued", done, **result)
-        else:
-            expanded = row.leased_depth if followed else None
-            move(results, page.url, page.state, done, attempts=row.attempts + 1, expanded=expanded, **result)
-    for retry in report.retries:
-        row = opened.get(retry.url)
-        if row is not None and row.state == "leased":
-            columns = {"attempts": row.attempts + 1, "reason": retry.reason, "cause": retry.cause, "fetched_at": now}
-            if columns["attempts"] >= job.max_attempts:
-                move(retried, retry.url, "failed", False, not_before=None, **columns)
+        limited = job.max_pages is not None or job.max_pages_per_host is not None
+        for page in report.results:
+            row = opened.get((report.lease, page.url))
+            # A late result of a URL that is back in the queue could be one page more than a limit allows.
+            if row is None or (limited and row.state == "queued"):
+                continue
+            done = page.state == "done"
+            taken_in.pages[known.job_id, report.worker] += done
+            result = page.model_dump(exclude={"url", "state"})
+            if result["fields"] is not None:
+                result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
+            # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
+            rows = new_body if page.digest else no_body
+            followed = done or page.cause in links.FOLLOWED
+            if followed and row.leased_depth is not None and row.depth < row.leased_depth:
+                # Met on a shorter path meanwhile: its links have to be followed from there as well.
+                result |= {"attempts": 0, "etag": None, "last_modified": None, "expanded": row.leased_depth}
+                move(rows, page.url, "queued", done, **result)
             else:
-                wakes.append(now + politeness.retry_wait(columns["attempts"], job.retry_wait))
-                move(retried, retry.url, "queued", row.was_done, not_before=wakes[-1], **columns)
-                moved["waiting"] += 1
-    for url in () if report.redelivered else report.unfetched:
-        row = opened.get(url)
-        if row is not None and row.state == "leased":
-            move(returned, url, "queued", row.was_done, attempts=row.attempts, reason=None, cause=None)
+                expanded = row.leased_depth if followed else None
+                move(rows, page.url, page.state, done, attempts=row.attempts + 1, expanded=expanded, **result)
+        for retry in report.retries:
+            row = opened.get((report.lease, retry.url))
+            if row is not None and row.state == "leased":
+                columns = {
+                    "attempts": row.attempts + 1,
+                    "reason": retry.reason,
+                    "cause": retry.cause,
+                    "fetched_at": now,
+                }
+                if columns["attempts"] >= job.max_attempts:
+                    move(retried, retry.url, "failed", False, not_before=None, **columns)
+                else:
+                    wake = now + politeness.retry_wait(columns["attempts"], job.retry_wait)
+                    taken_in.wakes[key] = min(wake, taken_in.wakes.get(key, wake))
+                    move(retried, retry.url, "queued", row.was_done, not_before=wake, **columns)
+                    moved["waiting"] += 1
+        for url in () if report.redelivered else report.unfetched:
+            row = opened.get((report.lease, url))
+            if row is not None and row.state == "leased":
+                move(returned, url, "queued", row.was_done, attempts=row.attempts, reason=None, cause=None)
     outcome = ("reason", "cause")
-    # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
-    new_body = [row for row in results if row["digest"]]
-    depth = ("expanded",) if job.depth is not None else ()
-    _update(ledger, tx, job_id, new_body, report, (*RESULT, *depth))
-    no_body = [row for row in results if not row["digest"]]
-    _update(ledger, tx, job_id, no_body, report, (*outcome, "status", "fetched_at", *depth))
-    _update(ledger, tx, job_id, retried, report, (*outcome, "not_before", "fetched_at"))
-    _update(ledger, tx, job_id, returned, report, outcome)
-    return pages, min(wakes, default=None)
+    _update(ledger, tx, new_body, (*RESULT, "expanded"))
+    _update(ledger, tx, no_body, (*outcome, "status", "fetched_at", "expanded"))
+    _update(ledger, tx, retried, (*outcome, "not_before", "fetched_at"))
+    _update(ledger, tx, returned, outcome)
+    return taken_in
 
 
-def _opened(tx: Connection, job_id: int, report: Report) -> dict[str, Any]:
-    """The report's URLs that are not finished, and of no other lease since, by URL. By primary key; locks the rows in
-    its order. None of a report that was taken in before: that ended the lease in each row."""
-    named = [page.url for page in report.results] + [retry.url for retry in report.retries] + report.unfetched
-    rows = tx.execute(
-        sa.select(urls.c.url, urls.c.state, urls.c.attempts, urls.c.depth, urls.c.leased_depth, urls.c.was_done)
-        .where(
-            urls.c.job_id == job_id,
-            urls.c.host == report.host,
-            urls.c.url.in_(named),
-            urls.c.lease == report.lease,
-            urls.c.state.in_(("queued", "leased")),
-        )
-        .order_by(urls.c.url)
-        .with_for_update()
+def _named(reports: list[Report], of_job: dict[str, _OfJob]) -> list[dict[str, Any]]:
+    """The keys of the URLs that the reports say something of, each with the report's lease."""
+    keys = {
+        (of_job[report.job].job_id, report.host, url, report.lease)
+        for report in reports
+        for url in (*(page.url for page in report.results), *(retry.url for retry in report.retries), *report.unfetched)
+    }
+    return [dict(zip((*links.KEY, "lease"), key, strict=True)) for key in sorted(keys)]
+
+
+def _opened(ledger: Ledger, tx: Connection, named: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    """Those of the `named` URLs that are not finished, and of no other lease since, by lease and URL. By primary key;
+    links.lock has locked them. None of a report that was taken in before: that ended the lease in each row."""
+    if not named:
+        return {}
+    given = ledger.given(named, *(urls.c[name] for name in (*links.KEY, "lease")))
+    columns = ("lease", "url", "state", "attempts", "depth", "leased_depth", "was_done")
+    opened = tx.execute(
+        sa.select(*(urls.c[name] for name in columns))
+        .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in (*links.KEY, "lease"))))
+        .where(urls.c.state.in_(("queued", "leased")))
     )
-    return {row.url: row for row in rows}
+    return {(row.lease, row.url): row for row in opened}
 
 
-def _update(
-    ledger: Ledger, tx: Connection, job_id: int, rows: list[dict[str, Any]], report: Report, names: tuple[str, ...]
-) -> None:
+def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
     """Write the columns `names`, and those that always change, of `rows`. By primary key; _opened has locked them."""
     if not rows:
         return
-    names = ("state", "attempts", "was_done", *names)
-    here = {"job_id": job_id, "host": report.host}
-    given = ledger.given(
-        [{**row, **here} for row in rows], *(urls.c[name] for name in links.KEY), *(urls.c[name] for name in names)
-    )
+    names = ("state", "attempts", "was_done", "worker", "release", *names)
+    given = ledger.given(rows, *(urls.c[name] for name in (*links.KEY, *names)))
     tx.execute(
         urls.update()
         .where(*(urls.c[name] == given.c[name] for name in links.KEY))
         .values({name: given.c[name] for name in names})
-        .values(lease=None, worker=report.worker, release=report.release)
+        .values(lease=None)
     )
 
 
-def _end_lease(tx: Connection, name: str, moved: Counter[str], now: float) -> bool:
-    """End a lease; whether it was still in force. What its report forgot to name is queued again, or would stay leased
-    for ever. By primary key; a second time there is none."""
-    ended = tx.execute(leases.delete().where(leases.c.lease == name).returning(leases.c.urls)).first()
-    if ended is not None and ended.urls != -moved["leased"]:
-        lease.lose(tx, name, "its worker did not report it", moved, now)
-    return ended is not None
+# --- leases, hosts, workers -------------------------------------------------------------------------------------------
 
 
-def _note_wake(tx: Connection, job_id: int, host: str, at: float) -> None:
-    """Let a host be looked at when the first of its waiting URLs is due. Idempotent; moves.apply has locked the row."""
-    here = sa.and_(host_queues.c.job_id == job_id, host_queues.c.host == host)
-    first = sa.or_(host_queues.c.next_wake.is_(None), host_queues.c.next_wake > at)
-    tx.execute(host_queues.update().where(here, first).values(next_wake=at))
+def _end_leases(
+    tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
+) -> frozenset[str]:
+    """End the reports' leases; returns those that were still in force. What a report forgot to name is queued again, or
+    would stay leased for ever. By primary key; a second time there is none."""
+    names = sorted({report.lease for report in reports} - {""})
+    if not names:
+        return frozenset()
+    ended = tx.execute(leases.delete().where(leases.c.lease.in_(names)).returning(leases.c.lease, leases.c.urls)).all()
+    if forgotten := [row.lease for row in ended if row.urls != back[row.lease]]:
+        lease.lose(tx, forgotten, "its worker did not report it", found, now)
+    return frozenset(row.lease for row in ended)
 
 
-def _log_requests(ledger: Ledger, tx: Connection, job_id: int, report: Report) -> None:
-    """Keep every request made. Idempotent: the primary key is (host, at, url)."""
-    if not report.requests:
+def _note_wakes(ledger: Ledger, tx: Connection, wakes: dict[tuple[int, str], float]) -> None:
+    """Let hosts be looked at when the first of their waiting URLs is due. Idempotent; moves.apply has locked the
+    rows."""
+    if not wakes:
         return
+    rows = [{"job_id": job_id, "host": host, "next_wake": at} for (job_id, host), at in sorted(wakes.items())]
+    given = ledger.given(rows, *(host_queues.c[name] for name in ("job_id", "host", "next_wake")))
+    here = sa.and_(host_queues.c.job_id == given.c.job_id, host_queues.c.host == given.c.host)
+    first = sa.or_(host_queues.c.next_wake.is_(None), host_queues.c.next_wake > given.c.next_wake)
+    tx.execute(host_queues.update().where(here, first).values(next_wake=given.c.next_wake))
+
+
+def _flag_full(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]) -> None:
+    """Leave host queues to `tidy` that have given all the pages their job wants of a host. By primary key; idempotent;
+    moves.apply has locked the rows."""
+    most = {
+        (known.job_id, report.host): known.job.max_pages_per_host
+        for report in reports
+        if (known := of_job[report.job]).job.max_pages_per_host is not None
+    }
+    if not most:
+        return
+    rows = [{"job_id": job_id, "host": host, "most": pages} for (job_id, host), pages in sorted(most.items())]
+    given = ledger.given(rows, host_queues.c.job_id, host_queues.c.host, sa.column("most", sa.BigInteger))
+    here = sa.and_(host_queues.c.job_id == given.c.job_id, host_queues.c.host == given.c.host)
+    full = host_queues.c.done + host_queues.c.again >= given.c.most
+    new = host_queues.c.queued > host_queues.c.again
+    tx.execute(host_queues.update().where(here, full, new).values(give_up=True))
+
+
+def _log_requests(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]) -> None:
+    """Keep every request made. Idempotent: the primary key is (host, at, url)."""
     # Mostly the report's own host; another's where its robots.txt redirects to one.
-    rows = [{"host": url_rules.host_of(request.url), **request.model_dump()} for request in report.requests]
-    common = {"job_id": job_id, "worker": report.worker, "release": report.release}
-    tx.execute(ledger.insert_rows(requests, rows, **common).on_conflict_do_nothing())
+    rows = [
+        {
+            "host": url_rules.host_of(request.url),
+            **request.model_dump(),
+            "job_id": of_job[report.job].job_id,
+            "worker": report.worker,
+            "release": report.release,
+        }
+        for report in reports
+        for request in report.requests
+    ]
+    if rows:
+        rows.sort(key=lambda row: (row["host"], row["at"], row["url"]))
+        tx.execute(ledger.insert_rows(requests, rows).on_conflict_do_nothing())
 
 
-def _credit(ledger: Ledger, tx: Connection, job_id: int, worker: str, pages: int, now: float) -> None:
-    """Count pages for the worker that fetched them. Locks its row, last of all; a report seen twice finishes no page
-    and so counts none."""
-    statement = ledger.insert(workers).values(job_id=job_id, worker=worker, pages=pages, first_at=now, last_at=now)
+def _credit(ledger: Ledger, tx: Connection, pages: Counter[tuple[int, str]], now: float) -> None:
+    """Count pages for the workers that fetched them. Locks their rows, last of all; a report seen twice finishes no
+    page and so counts none."""
+    rows = [
+        {"job_id": job_id, "worker": worker, "pages": number}
+        for (job_id, worker), number in sorted(pages.items())
+        if number
+    ]
+    if not rows:
+        return
+    statement = ledger.insert_rows(workers, rows, first_at=now, last_at=now)
     tx.execute(
         statement.on_conflict_do_update(
             index_elements=["job_id", "worker"],

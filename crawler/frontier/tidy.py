@@ -39,7 +39,7 @@ SEEDING_PATIENCE = 600.0
 """Seconds without news after which a seeding that was broken off no longer keeps its job open."""
 AT_ONCE = 1000
 """Leases recalled at once; the next second brings the next."""
-LEASES, HOSTS, URLS = 50, 500, 2000
+LEASES, HOSTS, URLS = 100, 500, 2000
 """Leases expired, host queues looked at, and URLs moved in one transaction."""
 SLICE = 0.2
 """Seconds after which a call of `tidy` begins nothing that can wait for the next call."""
@@ -178,16 +178,17 @@ def _expire_some(ledger: Ledger, now: float) -> int:
 
 
 def _expire(ledger: Ledger, tx: Connection, now: float) -> int:
-    """Queue the URLs again of leases that ran out; returns how many leases that were. Index on leases.deadline; lease
-    by lease, in the order of their key. A report that arrives meanwhile waits for the locks of its URLs, and then
-    finds them queued."""
+    """Queue the URLs again of leases that ran out; returns how many leases that were. Index on leases.deadline; LEASES
+    at most. A report that arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
     expired = tx.execute(sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(LEASES)).all()
+    if not expired:
+        return 0
     lost = moves.none_yet()
-    for row in expired:
-        lease.lose(tx, row.lease, "lease expired", lost[row.job_id, row.host], now)
-        tx.execute(leases.delete().where(leases.c.lease == row.lease))
-        tx.execute(host_queues.update().where(host_queues.c.host == row.host).values(next_due=now))
+    names = [row.lease for row in expired]
+    lease.lose(tx, names, "lease expired", lost, now)
+    tx.execute(leases.delete().where(leases.c.lease.in_(names)))
     moves.apply(ledger, tx, lost, now)
+    politeness.make_due(ledger, tx, {row.host: now for row in expired}, now)
     return len(expired)
 
 
@@ -198,7 +199,6 @@ def _tidy_job(ledger: Ledger, row: Any, job: Job, time_left: Slice, now: float) 
         before = now - job.recrawl
         moved = time_left.repeat(lambda: _revisit(ledger, row.job_id, before, now))
     if row.queued:
-        _flag_until_record_does(ledger, row.job_id, job, now)
         moved |= time_left.repeat(lambda: _drop_some(ledger, row.job_id, now))
     as_it_was = row.state == ("running" if row.queued or row.leased else "done")
     if moved or not as_it_was:
@@ -237,19 +237,6 @@ def _revisit(ledger: Ledger, job_id: int, before: float, now: float) -> int:
         given = ledger.given(rows, *(urls.c[name] for name in KEY))
         here = sa.and_(*(urls.c[name] == given.c[name] for name in KEY))
         return sum(moves.queue_again(ledger, tx, here, state, now) for state in TERMINAL)
-
-
-def _flag_until_record_does(ledger: Ledger, job_id: int, job: Job, now: float) -> None:
-    """Flag the queues of hosts that are given up, blocked or full. For the time until frontier/record and
-    frontier/lease do so where that happens; then delete this function, which reads all of a job's host queues."""
-    full: sa.ColumnElement[bool] = sa.false()
-    if job.max_pages_per_host is not None:
-        full = _full(job.max_pages_per_host)
-    unwanted = sa.select(hosts.c.host).where(sa.or_(politeness.given_up(now), hosts.c.blocked_at.is_not(None)))
-    queued = sa.and_(host_queues.c.job_id == job_id, host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
-    with ledger.transaction() as tx:
-        flagged = sa.and_(queued, sa.or_(full, host_queues.c.host.in_(unwanted)))
-        tx.execute(host_queues.update().where(flagged).values(give_up=True))
 
 
 def _full(pages: int) -> sa.ColumnElement[bool]:

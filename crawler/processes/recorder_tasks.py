@@ -46,7 +46,7 @@ def record(message: dict[str, Any]) -> None:
     """Take a batch's outcome into the ledger."""
     report = Report.model_validate(message)
     links, report.links = report.links, [link for link in report.links if not _known_links.covers(report.job, link)]
-    done = _with_database(lambda ledger: record_report(ledger, report, time.time()))
+    done = _with_database(lambda ledger: record_report(ledger, [report], time.time()))
     log.info("%s: %s, %d done, %d links", report.job, report.host, done, len(report.links))
     _known_links.add(report.job, links)
 

@@ -13,6 +13,7 @@ from ledger_promises import *  # noqa: F403
 from ledger_promises import admission, counts, report
 from order_promises import *  # noqa: F403
 from reading_promises import *  # noqa: F403
+from sharing_promises import *  # noqa: F403
 from sqlalchemy.exc import DBAPIError
 
 from crawler.frontier import status
@@ -24,7 +25,8 @@ from crawler.messages import Report
 
 
 def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
-    """Four recorders and two schedulers on one host, reports doubled and reordered: nothing lost, nothing twice."""
+    """Four recorders and two schedulers on one host, reports doubled, reordered and taken in several at a time: nothing
+    lost, nothing twice."""
     admit(ledger, admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
     reports: list[Report] = []
     leased: list[str] = []
@@ -43,9 +45,11 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
     def take_in() -> None:
         while not (stop.is_set() and not reports):
             with lock:
-                message = reports.pop(random.randrange(len(reports))) if reports else None  # noqa: S311
-            if message:
-                again(lambda message=message: record(ledger, message, time.time()))
+                random.shuffle(reports)
+                number = random.randint(1, 5)  # noqa: S311
+                gathered, reports[:number] = reports[:number], []
+            if gathered:
+                again(lambda gathered=gathered: record(ledger, gathered, time.time()))
             else:
                 time.sleep(0.01)
 

@@ -17,7 +17,7 @@ from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
-from crawler.frontier.schema import STATES, host_queues, hosts, job_counts, leases, metadata, urls
+from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, job_counts, leases, metadata, urls
 from crawler.job import Job
 from crawler.messages import Admission, BackOff, Batch, Cause, Link, Report, Retry, UrlResult
 
@@ -51,6 +51,7 @@ class Crawl:
         self.ledger, self.draw, self.now = ledger, draw, 0.0
         self.under_way: list[Batch] = []
         self.reports: list[Report] = []
+        self.gathered: list[Report] = []
         self.number = 0
         with ledger.engine.begin() as tx:
             for table in metadata.sorted_tables:
@@ -112,6 +113,10 @@ class Crawl:
         if self.draw(st.integers(0, 3)) == 0:
             raise Killed
 
+    def record(self) -> None:
+        record(self.ledger, self.gathered, self.now)
+        self.gathered = []
+
     def happen(self, event: str) -> None:
         with contextlib.suppress(Killed):
             self._happen(event)
@@ -139,12 +144,15 @@ class Crawl:
                 orders.retry(self.ledger, job, None, self.now, self.shown)
         elif event == "repeat":
             if self.reports:
-                assert record(self.ledger, self.one_of(self.reports), self.now) == 0
+                self.record()
+                assert record(self.ledger, [self.one_of(self.reports)] * 2, self.now) == 0
         elif self.under_way:
             made = self.report(event)
             if event != "lose":
                 self.reports.append(made)
-                record(self.ledger, made, self.now)
+                self.gathered.append(made)
+                if self.draw(st.booleans()):
+                    self.record()
 
     def check(self) -> None:
         """The counts kept along the way are the true ones, to the last."""
@@ -162,8 +170,13 @@ class Crawl:
                 *(sa.func.coalesce(sa.func.sum(sa.case((which, 1), else_=0)), 0) for which in (again, waiting))
             )
             assert tuple(connection.execute(counted).one()) == tuple(connection.execute(real).one())
-            by_job = sa.select(*(sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0) for name in ("again", "waiting")))
-            assert tuple(connection.execute(by_job).one()) == tuple(connection.execute(real).one())
+            of_jobs = (
+                sa.select(*(sa.func.sum(job_counts.c[name]) for name in COUNTS)).group_by(job_counts.c.job_id)
+            ).order_by(job_counts.c.job_id)
+            of_hosts = (
+                sa.select(*(sa.func.sum(host_queues.c[name]) for name in COUNTS)).group_by(host_queues.c.job_id)
+            ).order_by(host_queues.c.job_id)
+            assert connection.execute(of_jobs).all() == connection.execute(of_hosts).all()
             least = connection.execute(sa.select(*(sa.func.min(host_queues.c[state]) for state in STATES))).one()
             assert all((number or 0) >= 0 for number in least)
             out = connection.execute(sa.select(leases.c.host, sa.func.count()).group_by(leases.c.host)).all()
@@ -171,6 +184,7 @@ class Crawl:
 
     def bring_to_an_end(self) -> None:
         """Whatever happened: once nothing stands against it, every job ends, and everything queued was asked for."""
+        self.record()
         for job in status.snapshots(self.ledger, self.now):
             orders.set_state(self.ledger, job["job"], "running", self.now)
         for host in HOSTS:
@@ -183,8 +197,7 @@ class Crawl:
             self.now += 700
             tidy.tidy(self.ledger, self.now)
             self.lease()
-            for _ in range(len(self.under_way)):
-                record(self.ledger, self.report("page"), self.now)
+            record(self.ledger, [self.report("page") for _ in range(len(self.under_way))], self.now)
             self.check()
             tidy.tidy(self.ledger, self.now)
             if all(job["state"] == "done" for job in status.snapshots(self.ledger, self.now)):

@@ -82,7 +82,7 @@ def simulated(ledger: Ledger, graph: Graph, job: Job, seeds: list[str], dice: ra
             under_way.append((now + speed[batch.host] * dice.uniform(0.5, 1.5), batch))
         for back, batch in [one for one in under_way if one[0] <= now]:
             under_way.remove((back, batch))
-            record(ledger, answered(batch, graph, now), now)
+            record(ledger, [answered(batch, graph, now)], now)
         (snapshot,) = status.snapshots(ledger, now)
         if not any(site["queued"] + site["leased"] for site in snapshot["sites"] if site["host"] != DEAD):
             return fetched, conditional
@@ -116,7 +116,7 @@ def test_a_dead_host_holds_no_other(ledger: Ledger) -> None:
     admit(ledger, Admission(job=job, seeding="s", chunk=0, chunks=1, urls=[SITE + "/", "http://dead.test/"]), now=0)
     batches = {batch.host: batch for batch in lease(ledger, 5, now=0)}
     assert set(batches) == {"a.test", "dead.test"}
-    record(ledger, report(batches["a.test"], links=("/next",)), now=1)
+    record(ledger, [report(batches["a.test"], links=("/next",))], now=1)
     (batch,) = lease(ledger, 5, now=2)
     assert [target.url for target in batch.targets] == [SITE + "/next"]
 
@@ -129,11 +129,11 @@ def test_a_later_seed_that_was_a_leaf_is_expanded(ledger: Ledger) -> None:
     """E5: A links to B, B to C, depth 1; then B is handed over as a seed."""
     admit(ledger, admission("/a", depth=1, delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, links_of(batch, 1, "/b"), now=1)
+    record(ledger, [links_of(batch, 1, "/b")], now=1)
     (batch,) = lease(ledger, 1, now=2)
     out = Link(url=SITE + "/c", depth=2, excluded="depth", cause=Cause.DEPTH)
     page = UrlResult(url=SITE + "/b", state="done", fetched_at=2, status=200, etag='"1"', title="B", digest="d")
-    record(ledger, report(batch, results=[page]).model_copy(update={"links": [out]}), now=3)
+    record(ledger, [report(batch, results=[page]).model_copy(update={"links": [out]})], now=3)
     tidy.tidy(ledger, 4)
     assert counts(ledger, 4) == {"done": 2, "excluded": 1}
 
@@ -143,24 +143,24 @@ def test_a_later_seed_that_was_a_leaf_is_expanded(ledger: Ledger) -> None:
     (target,) = batch.targets
     assert (target.url, target.depth, target.etag) == (SITE + "/b", 0, None)
     assert next(row for row in status.pages(ledger, "j") if row["url"] == SITE + "/b")["title"] == "B"
-    record(ledger, links_of(batch, 1, "/c"), now=7)
+    record(ledger, [links_of(batch, 1, "/c")], now=7)
     assert counts(ledger) == {"done": 2, "queued": 1}
 
 
 def test_what_is_met_on_a_shorter_path_while_a_worker_has_it_is_fetched_again(ledger: Ledger) -> None:
     admit(ledger, admission("/0", "/1", depth=3, delay=0, connections=2), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, links_of(batch, 3, "/x"), now=1)
+    record(ledger, [links_of(batch, 3, "/x")], now=1)
     (deep,) = lease(ledger, 1, now=2)
     admit(ledger, admission("/x", depth=3, delay=0, connections=2, seeding="2"), now=3)
     assert counts(ledger, 3) == {"done": 2, "leased": 1}
     late = report(deep)
-    assert record(ledger, late, now=4) == 1
-    assert record(ledger, late, now=5) == 0  # a second time it changes nothing
+    assert record(ledger, [late], now=4) == 1
+    assert record(ledger, [late], now=5) == 0  # a second time it changes nothing
     assert counts(ledger) == {"done": 2, "queued": 1}
     (batch,) = lease(ledger, 1, now=6)
     assert [(target.url, target.depth) for target in batch.targets] == [(SITE + "/x", 0)]
-    record(ledger, report(batch), now=7)
+    record(ledger, [report(batch)], now=7)
     assert counts(ledger) == {"done": 3}
 
 
@@ -169,9 +169,9 @@ def test_a_page_that_is_dropped_from_the_queue_is_done_again(ledger: Ledger, ord
     limit = {order: 2} if order.startswith("max") else {}
     admit(ledger, admission("/a", depth=3, delay=0, **limit), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, links_of(batch, 2, "/b"), now=1)
+    record(ledger, [links_of(batch, 2, "/b")], now=1)
     (batch,) = lease(ledger, 1, now=2)
-    record(ledger, report(batch), now=3)
+    record(ledger, [report(batch)], now=3)
     admit(ledger, admission("/b", "/new", depth=3, delay=0, seeding="2", **limit), now=4)
     assert counts(ledger, 4) == {"done": 1, "queued": 2}
     if order == "block":
@@ -183,7 +183,7 @@ def test_a_page_that_is_dropped_from_the_queue_is_done_again(ledger: Ledger, ord
         assert counts(ledger, 6) == {"done": 1, "queued": 1, "excluded": 1}
         (batch,) = lease(ledger, 1, now=7)
         assert [target.url for target in batch.targets] == [SITE + "/b"]
-        record(ledger, report(batch), now=8)
+        record(ledger, [report(batch)], now=8)
         tidy.tidy(ledger, 9)
     assert counts(ledger, 9) == {"done": 2, "excluded": 1}
     if order == "block":
@@ -200,10 +200,10 @@ def test_a_page_that_is_dropped_from_the_queue_is_done_again(ledger: Ledger, ord
 def test_redirects_met_on_a_shorter_path_are_followed_again(ledger: Ledger) -> None:
     admit(ledger, admission("/a", depth=1, delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, links_of(batch, 1, "/moved"), now=1)
+    record(ledger, [links_of(batch, 1, "/moved")], now=1)
     (batch,) = lease(ledger, 1, now=2)
     moved = UrlResult(url=SITE + "/moved", state="excluded", cause=Cause.REDIRECT, fetched_at=2, status=301)
-    record(ledger, report(batch, results=[moved], links=("/goal",)), now=3)
+    record(ledger, [report(batch, results=[moved], links=("/goal",))], now=3)
     admit(ledger, admission("/moved", depth=1, delay=0, seeding="2"), now=4)
     (batch,) = lease(ledger, 1, now=5)
     assert {(target.url, target.depth) for target in batch.targets} == {(SITE + "/moved", 0)}
@@ -212,9 +212,9 @@ def test_redirects_met_on_a_shorter_path_are_followed_again(ledger: Ledger) -> N
 def test_without_a_limit_to_depth_nothing_is_fetched_twice(ledger: Ledger) -> None:
     admit(ledger, admission("/a", delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, links_of(batch, 5, "/b"), now=1)
+    record(ledger, [links_of(batch, 5, "/b")], now=1)
     (batch,) = lease(ledger, 1, now=2)
-    record(ledger, report(batch), now=3)
+    record(ledger, [report(batch)], now=3)
     admit(ledger, admission("/b", delay=0, seeding="2"), now=4)
     assert counts(ledger) == {"done": 2}
 
@@ -223,11 +223,11 @@ def test_a_batch_does_not_mix_levels(ledger: Ledger) -> None:
     """A page of a level may be the shorter path to one of the next, which is then fetched once."""
     admit(ledger, admission("/0", "/1", depth=2, delay=0), now=0)
     (batch,) = lease(ledger, 5, now=0)
-    record(ledger, links_of(batch, 1, "/x", "/y"), now=1)
+    record(ledger, [links_of(batch, 1, "/x", "/y")], now=1)
     (batch,) = lease(ledger, 5, now=2)
     assert {target.depth for target in batch.targets} == {1}
     again = links_of(batch, 2, "/deep")
     again.results, again.unfetched = again.results[:1], [again.results[1].url]
-    record(ledger, again, now=3)
+    record(ledger, [again], now=3)
     (batch,) = lease(ledger, 5, now=4)
     assert [target.url for target in batch.targets] == again.unfetched

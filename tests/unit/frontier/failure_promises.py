@@ -62,7 +62,7 @@ def crawled(ledger: Ledger, answer: Answer, *paths: str, hours: float = 6) -> tu
             said = worker(batch, now, answer)
             for request in said.requests:
                 asked.setdefault(request.url, []).append(now)
-            record(ledger, said, now)
+            record(ledger, [said], now)
         tidy.tidy(ledger, now)
         if status.snapshots(ledger, now)[0]["state"] == "done":
             return now, asked
@@ -112,7 +112,7 @@ def test_waits_grow_and_end(ledger: Ledger) -> None:
     first = retried(batch)
     first.retries.pop()
     first.results = [UrlResult(url=SITE + "/b", state="done", fetched_at=0, status=200)]
-    record(ledger, first, now=1)
+    record(ledger, [first], now=1)
     assert lease(ledger, 1, now=30.9) == []
     (snapshot,) = status.snapshots(ledger, 31)
     assert (snapshot["waiting"], snapshot["counts"]["queued"]) == (1, 1)
@@ -121,7 +121,7 @@ def test_waits_grow_and_end(ledger: Ledger) -> None:
     assert status.snapshots(ledger, 31)[0]["state"] == "running"
     (batch,) = lease(ledger, 1, now=61.1)
     assert status.snapshots(ledger, 61)[0]["waiting"] == 0
-    record(ledger, retried(batch), now=62)
+    record(ledger, [retried(batch)], now=62)
     assert counts(ledger) == {"done": 1, "failed": 1}
     page = next(page for page in status.pages(ledger, "j") if page["state"] == "failed")
     assert (page["reason"], page["cause"], page["attempts"]) == ("HTTP 500", "server_error", 2)
@@ -132,12 +132,12 @@ def test_a_waiting_url_does_not_keep_new_ones_waiting(ledger: Ledger) -> None:
     seeds = Admission(job=Job(name="j", delay=0), seeding="s", chunk=0, chunks=1, urls=[SITE + "/a", "http://b.test/"])
     admit(ledger, seeds, now=0)
     batches = {batch.host: batch for batch in lease(ledger, 2, now=0)}
-    record(ledger, retried(batches["a.test"]), now=1)
+    record(ledger, [retried(batches["a.test"])], now=1)
     assert lease(ledger, 5, now=2) == []
-    record(ledger, report(batches["b.test"], links=("/new",)), now=3)
+    record(ledger, [report(batches["b.test"], links=("/new",))], now=3)
     (batch,) = lease(ledger, 5, now=3)
     assert [target.url for target in batch.targets] == [SITE + "/new"]
-    record(ledger, report(batch), now=4)
+    record(ledger, [report(batch)], now=4)
     assert lease(ledger, 5, now=5) == []
     (batch,) = lease(ledger, 5, now=47)
     assert [target.url for target in batch.targets] == [SITE + "/a"]
@@ -148,9 +148,9 @@ def test_a_retry_of_an_old_lease_does_not_disturb_the_new_one(ledger: Ledger) ->
     (old,) = lease(ledger, 1, now=0)
     tidy.tidy(ledger, 601)
     (new,) = lease(ledger, 1, now=601)
-    record(ledger, retried(old), now=602)
+    record(ledger, [retried(old)], now=602)
     assert counts(ledger) == {"leased": 1}
-    assert record(ledger, report(new), now=603) == 1
+    assert record(ledger, [report(new)], now=603) == 1
     assert counts(ledger) == {"done": 1}
 
 
@@ -159,7 +159,7 @@ def test_what_a_report_forgets_is_queued_again(ledger: Ledger) -> None:
     (batch,) = lease(ledger, 1, now=0)
     only_one = report(batch)
     only_one.results.pop()
-    record(ledger, only_one, now=1)
+    record(ledger, [only_one], now=1)
     assert counts(ledger) == {"done": 1, "queued": 1}
 
 
@@ -167,7 +167,7 @@ def test_back_off_grows_and_a_dead_host_is_given_up_after_an_hour(ledger: Ledger
     admit(ledger, admission("/a"), now=0)
     now, rests = 0.0, []
     while batches := lease(ledger, 1, now=now):
-        record(ledger, unfetched(batches[0], REFUSED), now=now)
+        record(ledger, [unfetched(batches[0], REFUSED)], now=now)
         tidy.tidy(ledger, now)
         rest = min(politeness.BACK_OFF_FIRST * 2 ** len(rests), politeness.BACK_OFF_MAX)
         rests.append(rest)
@@ -188,12 +188,12 @@ def test_an_hour_alone_gives_no_host_up(ledger: Ledger) -> None:
     now = 0.0
     for _ in range(politeness.MAX_HOST_FAILURES - 1):
         (batch,) = lease(ledger, 1, now)
-        record(ledger, unfetched(batch, REFUSED), now)
+        record(ledger, [unfetched(batch, REFUSED)], now)
         tidy.tidy(ledger, now)
         now += 3000
     assert counts(ledger) == {"queued": 1}
     (batch,) = lease(ledger, 1, now + 86400)  # the fleet was down for a day
-    record(ledger, unfetched(batch, REFUSED), now + 86400)
+    record(ledger, [unfetched(batch, REFUSED)], now + 86400)
     tidy.tidy(ledger, now + 86400)
     assert counts(ledger) == {"queued": 1}
 
@@ -206,7 +206,7 @@ def test_a_host_that_gives_pages_between_failures_is_not_dead(ledger: Ledger) ->
         (batch,) = lease(ledger, 1, now)
         first, *rest = (target.url for target in batch.targets)
         one = [UrlResult(url=first, state="done", fetched_at=now, status=200)]
-        record(ledger, report(batch, results=one, unfetched=rest, back_off=REFUSED), now)
+        record(ledger, [report(batch, results=one, unfetched=rest, back_off=REFUSED)], now)
         tidy.tidy(ledger, now)
     assert counts(ledger, now) == {"done": 16, "queued": 24}
 
@@ -220,7 +220,7 @@ def test_no_answer_at_all_says_nothing_about_a_host(ledger: Ledger) -> None:
         if not batches:
             break
         failed = REFUSED if number % 2 else None
-        record(ledger, unfetched(batches[0], failed), now)
+        record(ledger, [unfetched(batches[0], failed)], now)
         tidy.tidy(ledger, now)
         now += 1000 if failed else 2
     assert counts(ledger) == {"failed": 2}
@@ -233,7 +233,7 @@ def test_a_rest_that_is_asked_for_never_gives_a_host_up(ledger: Ledger) -> None:
     rests = []
     for _ in range(20):
         (batch,) = lease(ledger, 1, now)
-        record(ledger, unfetched(batch, limited), now)
+        record(ledger, [unfetched(batch, limited)], now)
         tidy.tidy(ledger, now)
         due = status.audit(ledger, "a.test")["next_due"]
         rests.append(due - now)
@@ -248,7 +248,7 @@ def test_retry_after_is_kept_and_the_delay_as_well(ledger: Ledger, asked: float,
     admit(ledger, admission("/a", "/b"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     limited = BackOff(reason="HTTP 429", cause=Cause.RATE_LIMITED, seconds=asked)
-    record(ledger, unfetched(batch, limited).model_copy(update={"delay": delay}), now=0)
+    record(ledger, [unfetched(batch, limited).model_copy(update={"delay": delay})], now=0)
     assert lease(ledger, 1, now=rest - 1) == []
     assert lease(ledger, 1, now=rest + 1)
 
@@ -258,8 +258,8 @@ def test_a_host_s_rest_never_gets_shorter(ledger: Ledger) -> None:
     admit(ledger, admission(*(f"/{number}" for number in range(100)), connections=2, delay=0), now=0)
     first, second = lease(ledger, 1, now=0) + lease(ledger, 1, now=0.1)
     asked = BackOff(reason="HTTP 429", cause=Cause.RATE_LIMITED, seconds=500)
-    record(ledger, unfetched(first, asked), now=1)
-    record(ledger, report(second), now=2)
+    record(ledger, [unfetched(first, asked)], now=1)
+    record(ledger, [report(second)], now=2)
     assert lease(ledger, 1, now=499) == []
     assert lease(ledger, 1, now=502)
 
@@ -268,7 +268,7 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     now = 0.0
     while batches := lease(ledger, 1, now):
-        record(ledger, unfetched(batches[0], REFUSED), now)
+        record(ledger, [unfetched(batches[0], REFUSED)], now)
         tidy.tidy(ledger, now)
         now = status.audit(ledger, "a.test")["next_due"] + 1.1
     assert counts(ledger, now) == {"failed": 1}
@@ -276,7 +276,7 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
 
     admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
     (batch,) = lease(ledger, 1, now)
-    record(ledger, report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]}), now)
+    record(ledger, [report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]})], now)
     tidy.tidy(ledger, now + 1)
     assert lease(ledger, 1, now + 4000) == []  # it was dead a little while ago
 
@@ -284,12 +284,12 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     tidy.tidy(ledger, now + 3)
     (batch,) = lease(ledger, 1, now + 10)  # but somebody wants to know
     assert batch.job.name == "asked"
-    record(ledger, unfetched(batch, REFUSED), now + 11)
+    record(ledger, [unfetched(batch, REFUSED)], now + 11)
 
     later = dead_at + politeness.GIVEN_UP_SECONDS + 10_000
     admit(ledger, Admission(job=Job(name="later"), seeding="b", chunk=0, chunks=1, urls=["http://c.test/"]), later)
     batch = next(batch for batch in lease(ledger, 9, later) if batch.job.name == "later")
-    record(ledger, report(batch).model_copy(update={"links": [Link(url=SITE + "/d", depth=1)]}), later)
+    record(ledger, [report(batch).model_copy(update={"links": [Link(url=SITE + "/d", depth=1)]})], later)
     tidy.tidy(ledger, later + 1)
     assert {page["url"]: page["state"] for page in status.pages(ledger, "later")}[SITE + "/d"] == "queued"
 
@@ -298,13 +298,13 @@ def test_a_day_later_a_dead_host_is_tried_again(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     now = 0.0
     while batches := lease(ledger, 1, now):
-        record(ledger, unfetched(batches[0], REFUSED), now)
+        record(ledger, [unfetched(batches[0], REFUSED)], now)
         tidy.tidy(ledger, now)
         now = status.audit(ledger, "a.test")["next_due"] + 1.1
     admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
     (batch,) = lease(ledger, 1, now)
     later = now + politeness.GIVEN_UP_SECONDS + 1
-    record(ledger, report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]}), later)
+    record(ledger, [report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]})], later)
     tidy.tidy(ledger, later)
     (batch,) = lease(ledger, 1, later + 2)
     assert [target.url for target in batch.targets] == [SITE + "/b"]
@@ -314,7 +314,7 @@ def test_retry_asks_a_host_again_that_was_given_up(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     now = 0.0
     while batches := lease(ledger, 1, now):
-        record(ledger, unfetched(batches[0], REFUSED), now)
+        record(ledger, [unfetched(batches[0], REFUSED)], now)
         tidy.tidy(ledger, now)
         now = status.audit(ledger, "a.test")["next_due"] + 1.1
     assert counts(ledger, now) == {"failed": 1}

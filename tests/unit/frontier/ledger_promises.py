@@ -65,7 +65,9 @@ def test_what_workers_hold_is_recalled(ledger: Ledger, order: str, left: str) ->
     else:
         orders.set_state(ledger, "j", order, now=1)
     assert tidy.recalled(ledger) == [batch.lease]
-    record(ledger, report(batch, results=[], unfetched=[target.url for target in batch.targets], links=("/c",)), now=2)
+    record(
+        ledger, [report(batch, results=[], unfetched=[target.url for target in batch.targets], links=("/c",))], now=2
+    )
     assert tidy.recalled(ledger) == []
     tidy.tidy(ledger, now=3)
     assert counts(ledger) == {left: 3}
@@ -85,7 +87,7 @@ def test_a_host_has_one_batch_at_a_time_and_rests_after_it(ledger: Ledger) -> No
     assert [target.url for target in batch.targets] == [SITE + "/a", SITE + "/b"]
     admit(ledger, admission("/c", seeding="2"), now=0)
     assert lease(ledger, 10, now=1) == []
-    record(ledger, report(batch, delay=7), now=10)
+    record(ledger, [report(batch, delay=7)], now=10)
     assert lease(ledger, 10, now=16.9) == []
     assert len(lease(ledger, 10, now=17.1)) == 1
 
@@ -95,7 +97,7 @@ def test_two_jobs_share_a_host_politely(ledger: Ledger) -> None:
     admit(ledger, admission("/b", name="k"), now=0)
     (batch,) = lease(ledger, 10, now=0)
     assert lease(ledger, 10, now=1.5) == []
-    record(ledger, report(batch, delay=5), now=2)
+    record(ledger, [report(batch, delay=5)], now=2)
     assert lease(ledger, 10, now=6.9) == []
     (other,) = lease(ledger, 10, now=7.1)
     assert {batch.job.name, other.job.name} == {"j", "k"}
@@ -112,16 +114,16 @@ def test_recording_twice_changes_nothing(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     result = report(batch, links=("/a", "/b", "/c"))
-    assert record(ledger, result, now=1) == 1
+    assert record(ledger, [result], now=1) == 1
     before = counts(ledger)
-    assert record(ledger, result, now=2) == 0
+    assert record(ledger, [result], now=2) == 0
     assert counts(ledger) == before == {"done": 1, "queued": 2}
 
 
 def test_what_was_not_fetched_is_queued_again(ledger: Ledger) -> None:
     admit(ledger, admission("/a", "/b"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, report(batch, results=[], unfetched=[SITE + "/a", SITE + "/b"]), now=1)
+    record(ledger, [report(batch, results=[], unfetched=[SITE + "/a", SITE + "/b"])], now=1)
     assert counts(ledger) == {"queued": 2}
 
 
@@ -129,7 +131,7 @@ def test_retries_end(ledger: Ledger) -> None:
     admit(ledger, admission("/a", max_attempts=2), now=0)
     for now in (0, 100):
         (batch,) = lease(ledger, 1, now=now)
-        record(ledger, report(batch, results=[], retries=[Retry(url=SITE + "/a", reason="HTTP 500")]), now=now + 1)
+        record(ledger, [report(batch, results=[], retries=[Retry(url=SITE + "/a", reason="HTTP 500")])], now=now + 1)
     assert counts(ledger) == {"failed": 1}
     (page,) = status.pages(ledger, "j")
     assert (page["reason"], page["attempts"]) == ("HTTP 500", 2)
@@ -140,7 +142,7 @@ def test_an_expired_lease_is_queued_again_and_its_late_report_still_counts(ledge
     (batch,) = lease(ledger, 1, now=0)
     tidy.tidy(ledger, now=limits.LEASE + 1)
     assert counts(ledger) == {"queued": 1}
-    assert record(ledger, report(batch), now=limits.LEASE + 2) == 1
+    assert record(ledger, [report(batch)], now=limits.LEASE + 2) == 1
     assert counts(ledger) == {"done": 1}
 
 
@@ -150,9 +152,9 @@ def test_a_late_report_does_not_disturb_the_new_lease(ledger: Ledger) -> None:
     later = limits.LEASE + 1
     tidy.tidy(ledger, now=later)
     (new,) = lease(ledger, 1, now=later)
-    record(ledger, report(old, results=[], unfetched=[SITE + "/a"]), now=later + 1)
+    record(ledger, [report(old, results=[], unfetched=[SITE + "/a"])], now=later + 1)
     assert counts(ledger) == {"leased": 1}
-    record(ledger, report(new), now=later + 2)
+    record(ledger, [report(new)], now=later + 2)
     assert counts(ledger) == {"done": 1}
 
 
@@ -163,7 +165,7 @@ def test_max_pages_is_exact(ledger: Ledger) -> None:
         now += 1
         for batch in lease(ledger, 10, now):
             links = tuple(f"/{int(t.url.rpartition('/')[2]) * 3 + n}" for t in batch.targets for n in (1, 2, 3))
-            record(ledger, report(batch, links=links), now)
+            record(ledger, [report(batch, links=links)], now)
         tidy.tidy(ledger, now)
     assert counts(ledger)["done"] == 70
     assert set(counts(ledger)) == {"done", "excluded"}
@@ -172,12 +174,12 @@ def test_max_pages_is_exact(ledger: Ledger) -> None:
 def test_a_job_is_done_when_all_pieces_arrived_and_nothing_is_open(ledger: Ledger) -> None:
     admit(ledger, admission("/b", chunk=1), now=0)  # the last piece overtook the first
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, report(batch), now=1)
+    record(ledger, [report(batch)], now=1)
     tidy.tidy(ledger, 1)
     assert status.snapshots(ledger, 1)[0]["state"] == "running"
     admit(ledger, admission("/a", chunk=0, last=False), now=2)
     (batch,) = lease(ledger, 1, now=10)
-    record(ledger, report(batch), now=11)
+    record(ledger, [report(batch)], now=11)
     tidy.tidy(ledger, 11)
     assert status.snapshots(ledger, 11)[0]["state"] == "done"
     admit(ledger, admission("/c", seeding="later"), now=12)
@@ -188,7 +190,7 @@ def test_max_pages_per_host(ledger: Ledger) -> None:
     admit(ledger, admission(*(f"/{n}" for n in range(9)), max_pages_per_host=4, delay=0), now=0)
     (batch,) = lease(ledger, 5, now=0)
     assert len(batch.targets) == 4
-    record(ledger, report(batch), now=1)
+    record(ledger, [report(batch)], now=1)
     tidy.tidy(ledger, 2)
     assert counts(ledger) == {"done": 4, "excluded": 5}
 
@@ -197,7 +199,7 @@ def test_recrawl_visits_again_with_what_is_known(ledger: Ledger) -> None:
     admit(ledger, admission("/a", recrawl="1h"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     page = UrlResult(url=SITE + "/a", state="done", fetched_at=10, status=200, title="A", etag='"1"', digest="d")
-    record(ledger, report(batch, results=[page]), now=10)
+    record(ledger, [report(batch, results=[page])], now=10)
     tidy.tidy(ledger, 11)
     assert status.snapshots(ledger, 11)[0]["state"] == "done"
     tidy.tidy(ledger, 3000)
@@ -206,7 +208,7 @@ def test_recrawl_visits_again_with_what_is_known(ledger: Ledger) -> None:
     (batch,) = lease(ledger, 1, now=3700)
     assert (batch.targets[0].etag, batch.targets[0].digest) == ('"1"', "d")
     same = UrlResult(url=SITE + "/a", state="done", fetched_at=3700, status=304, reason="not modified")
-    record(ledger, report(batch, results=[same]), now=3701)
+    record(ledger, [report(batch, results=[same])], now=3701)
     (row,) = status.pages(ledger, "j")
     assert (row["title"], row["etag"], row["status"], row["reason"]) == ("A", '"1"', 304, "not modified")
     assert counts(ledger) == {"done": 1}
@@ -219,7 +221,7 @@ def test_recrawl_visits_what_was_no_page_as_well(ledger: Ledger) -> None:
         UrlResult(url=SITE + "/a", state="failed", fetched_at=1, status=404, reason="HTTP 404"),
         UrlResult(url=SITE + "/b", state="excluded", fetched_at=1, status=302, reason="redirect to"),
     ]
-    record(ledger, report(batch, results=pages, retries=[Retry(url=SITE + "/c", reason="HTTP 500")]), now=2)
+    record(ledger, [report(batch, results=pages, retries=[Retry(url=SITE + "/c", reason="HTTP 500")])], now=2)
     tidy.tidy(ledger, 3)
     assert counts(ledger, 3) == {"failed": 2, "excluded": 1}
     tidy.tidy(ledger, 3700)
@@ -232,7 +234,7 @@ def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> N
     (batch,) = lease(ledger, 1, now=0)
     out, nearer = "scope: other host", Link(url=SITE + "/near", depth=5)
     links = [Link(url="http://b.test/x", depth=1, excluded=out), Link(url=SITE + "/y", depth=9, excluded="depth")]
-    record(ledger, report(batch).model_copy(update={"links": [*links, nearer]}), now=1)
+    record(ledger, [report(batch).model_copy(update={"links": [*links, nearer]})], now=1)
     assert counts(ledger) == {"done": 1, "queued": 1, "excluded": 2}
     (batch,) = lease(ledger, 1, now=10)
     found = [
@@ -240,7 +242,7 @@ def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> N
         Link(url=SITE + "/y", depth=9, excluded="depth"),
         Link(url=SITE + "/", depth=1),
     ]
-    record(ledger, report(batch, results=[], unfetched=[nearer.url]).model_copy(update={"links": found}), now=11)
+    record(ledger, [report(batch, results=[], unfetched=[nearer.url]).model_copy(update={"links": found})], now=11)
     assert counts(ledger) == {"done": 1, "queued": 2, "excluded": 1}
     assert admit(ledger, admission("/y", "/near", seeding="by hand"), now=12) == 1
     assert counts(ledger) == {"done": 1, "queued": 3}
@@ -259,7 +261,7 @@ def test_a_wider_scope_brings_in_what_the_narrower_one_kept_out(ledger: Ledger) 
         Link(url=f"http://b.test/{number}", depth=1, found_on=SITE + "/", excluded="scope: other host")
         for number in range(3)
     ]
-    record(ledger, report(batch).model_copy(update={"links": links}), now=1)
+    record(ledger, [report(batch).model_copy(update={"links": links})], now=1)
     tidy.tidy(ledger, 2)
     wider = {"kind": "any", "deny": ("/2$",)}
     admit(ledger, admission("/", seeding="again", scope=wider), now=3)
@@ -277,16 +279,16 @@ def test_a_url_that_is_lost_again_and_again_is_isolated_and_given_up(ledger: Led
         (batch,) = lease(ledger, 1, now)
         assert batch.lost_before
     assert [target.url for target in batch.targets] == [SITE + "/bad"]  # alone, though it was not alone to blame
-    record(ledger, report(batch, results=[], unfetched=[SITE + "/bad"]), now)
+    record(ledger, [report(batch, results=[], unfetched=[SITE + "/bad"])], now)
     for _ in range(lease_module.MAX_EXPIRIES):
         now += 1
         for batch in lease(ledger, 1, now):
             (target,) = batch.targets
             if target.url == SITE + "/good":
-                record(ledger, report(batch), now)
+                record(ledger, [report(batch)], now)
             else:
-                record(ledger, report(batch, results=[], unfetched=[target.url], redelivered=True), now)
-                record(ledger, report(batch, results=[], unfetched=[target.url], redelivered=True), now)  # twice
+                record(ledger, [report(batch, results=[], unfetched=[target.url], redelivered=True)], now)
+                record(ledger, [report(batch, results=[], unfetched=[target.url], redelivered=True)], now)  # twice
     tidy.tidy(ledger, now)
     assert counts(ledger, now) == {"done": 1, "failed": 1}
 
@@ -296,8 +298,8 @@ def test_late_reports_do_not_break_the_limit(ledger: Ledger) -> None:
     (first,) = lease(ledger, 1, now=0)
     tidy.tidy(ledger, 700)
     (second,) = lease(ledger, 1, now=700)
-    record(ledger, report(second), now=701)
-    record(ledger, report(first), now=702)
+    record(ledger, [report(second)], now=701)
+    record(ledger, [report(first)], now=702)
     tidy.tidy(ledger, 703)
     assert counts(ledger, 703) == {"done": 2, "excluded": 2}
 
@@ -305,7 +307,7 @@ def test_late_reports_do_not_break_the_limit(ledger: Ledger) -> None:
 def test_a_seeding_that_was_broken_off_does_not_keep_its_job_open(ledger: Ledger) -> None:
     admit(ledger, admission("/a", last=False), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, report(batch), now=1)
+    record(ledger, [report(batch)], now=1)
     tidy.tidy(ledger, 2)
     assert status.snapshots(ledger, 2)[0]["state"] == "running"
     tidy.tidy(ledger, tidy.SEEDING_PATIENCE + 1)
@@ -332,7 +334,7 @@ def test_an_older_schema_grows(ledger: Ledger) -> None:
     assert ledger.create()
     assert not ledger.create()
     (batch,) = lease(ledger, 1, now=1)
-    record(ledger, report(batch), now=2)
+    record(ledger, [report(batch)], now=2)
     assert counts(ledger) == {"done": 1}
 
 
@@ -342,7 +344,7 @@ def test_a_wider_limit_goes_on_where_the_narrower_one_stopped(ledger: Ledger) ->
             depth = batches[0].targets[0].depth + 1
             excluded = batches[0].job.refuses(f"{SITE}/{depth}", f"{SITE}/", depth)
             link = Link(url=f"{SITE}/{depth}", depth=depth, excluded=excluded)
-            record(ledger, report(batches[0]).model_copy(update={"links": [link]}), now)
+            record(ledger, [report(batches[0]).model_copy(update={"links": [link]})], now)
             tidy.tidy(ledger, now)
 
     admit(ledger, admission("/0", depth=1, delay=0), now=0)

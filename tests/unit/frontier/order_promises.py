@@ -30,7 +30,7 @@ def crawled(ledger: Ledger) -> None:
         UrlResult(url=SITE + "/b", state="failed", fetched_at=2, status=404, reason="HTTP 404"),
     ]
     asked = [Request(url=SITE + "/a", at=1, status=200, seconds=0.5), Request(url=SITE + "/b", at=3, seconds=0.1)]
-    record(ledger, report(batch, results=pages, links=("/c",), requests=asked), now=4)
+    record(ledger, [report(batch, results=pages, links=("/c",), requests=asked)], now=4)
 
 
 def test_explain_tells_a_url_s_life(ledger: Ledger) -> None:
@@ -56,7 +56,7 @@ def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     asked = [Request(url="http://www.a.test/robots.txt", at=1, status=200, seconds=0.1)]
-    record(ledger, report(batch, requests=asked), now=2)
+    record(ledger, [report(batch, requests=asked)], now=2)
     with ledger.transaction() as tx:
         assert tx.execute(sa.select(requests.c.host)).scalars().all() == ["www.a.test"]
 
@@ -85,7 +85,7 @@ def test_a_batch_under_way_at_a_block_is_dropped_when_it_returns(ledger: Ledger)
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     orders.block(ledger, "a.test", now=1)
-    record(ledger, report(batch, results=[], unfetched=[SITE + "/a"]), now=2)
+    record(ledger, [report(batch, results=[], unfetched=[SITE + "/a"])], now=2)
     tidy.tidy(ledger, 3)
     assert counts(ledger) == {"excluded": 1}
 
@@ -96,7 +96,7 @@ def test_pause_resume_cancel(ledger: Ledger) -> None:
     assert lease(ledger, 1, now=2) == []
     orders.set_state(ledger, "j", "running", now=3)
     (batch,) = lease(ledger, 1, now=4)
-    record(ledger, report(batch, links=("/b",)), now=5)
+    record(ledger, [report(batch, links=("/b",))], now=5)
     assert orders.set_state(ledger, "j", "cancelled", now=6) == 1
     assert counts(ledger) == {"done": 1, "excluded": 1}
     assert orders.set_state(ledger, "j", "running", now=7) == 1
@@ -131,7 +131,7 @@ def with_all_kinds(ledger: Ledger) -> None:
         )
         for cause, reason in OTHER_REASONS.items()
     ]
-    record(ledger, report(batch, results=pages, links=("/q1", "/q2")), now=1)
+    record(ledger, [report(batch, results=pages, links=("/q1", "/q2"))], now=1)
 
 
 def test_resume_brings_back_what_cancel_dropped_and_nothing_else(ledger: Ledger) -> None:
@@ -177,7 +177,7 @@ def test_retry_queues_failures_alone(ledger: Ledger) -> None:
 def test_a_job_that_ends_says_when(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, report(batch), now=5)
+    record(ledger, [report(batch)], now=5)
     tidy.tidy(ledger, 7)
     (job,) = status.snapshots(ledger, 100)
     assert (job["state"], job["finished_at"]) == ("done", 7)
@@ -190,7 +190,7 @@ def test_the_rate_is_that_of_the_last_minute(ledger: Ledger) -> None:
     status.sample(ledger, 0)
     for now in (10, 110):
         (batch,) = lease(ledger, 1, now=now)
-        record(ledger, report(batch), now=now)
+        record(ledger, [report(batch)], now=now)
         status.sample(ledger, now)
         if now == 10:
             assert status.snapshots(ledger, 20)[0]["rate"] == 2.5  # 50 pages in 20 s
@@ -227,7 +227,7 @@ def on_three_hosts(ledger: Ledger, order: str) -> None:
     if order == "retry":
         for batch in lease(ledger, 10, now=0):
             bad = [Retry(url=target.url, reason="HTTP 500", cause="server_error") for target in batch.targets]
-            record(ledger, report(batch, results=[], retries=bad), now=1)
+            record(ledger, [report(batch, results=[], retries=bad)], now=1)
     elif order == "running":
         orders.set_state(ledger, "j", "cancelled", now=2)
     elif order == "unblock":
@@ -321,7 +321,7 @@ def test_another_description_of_a_large_job_is_worked_off_in_chunks(
     monkeypatch.setattr(sweeps, "CHUNK", 4)
     admit(ledger, on_hosts("abc", max_pages=1), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, report(batch), now=1)
+    record(ledger, [report(batch)], now=1)
     tidy.tidy(ledger, 2, seconds=60)
     tidy.tidy(ledger, 3, seconds=60)
     assert counts(ledger) == {"done": 1, "excluded": 26}
@@ -330,6 +330,18 @@ def test_another_description_of_a_large_job_is_worked_off_in_chunks(
     tidy.tidy(ledger, 5, seconds=60)
     assert counts(ledger) == {"done": 1, "queued": 26}
     assert status.snapshots(ledger, 5)[0]["state"] == "running"
+
+
+def test_a_flag_that_is_no_longer_true_is_cleared(ledger: Ledger) -> None:
+    """A host was given up a day ago, or a limit has got wider since."""
+    admit(ledger, on_hosts("ab"), now=0)
+    with ledger.transaction() as tx:
+        flagged = schema.host_queues.update().where(schema.host_queues.c.host == "a.test")
+        tx.execute(flagged.values(give_up=True, next_due=1e9))
+    assert [batch.host for batch in lease(ledger, 5, now=1)] == ["b.test"]
+    tidy.tidy(ledger, 2)
+    assert counts(ledger) == {"queued": 9, "leased": 9}
+    assert [batch.host for batch in lease(ledger, 5, now=2)] == ["a.test"]
 
 
 # --- delete -----------------------------------------------------------------------------------------------------------
@@ -374,7 +386,7 @@ def test_what_runs_is_not_deleted(ledger: Ledger) -> None:
     orders.set_state(ledger, "j", "cancelled", now=4)
     with pytest.raises(orders.RefusedError, match="Workers hold 1 batches"):
         orders.delete(ledger, "j", now=5)
-    record(ledger, report(batch), now=6)
+    record(ledger, [report(batch)], now=6)
     assert orders.delete(ledger, "j", now=7) == 2
     with pytest.raises(status.UnknownError):
         orders.delete(ledger, "j", now=8)
@@ -447,7 +459,7 @@ def test_pages_under_way_count_toward_max_pages(ledger: Ledger) -> None:
     assert [len(batch.targets) for batch in first] == [9, 9, 2]
     assert lease(ledger, 10, now=5) == []
     back = [target.url for target in first[0].targets]
-    record(ledger, report(first[0], results=[], unfetched=back), now=6)
+    record(ledger, [report(first[0], results=[], unfetched=back)], now=6)
     assert sum(len(batch.targets) for batch in lease(ledger, 10, now=8)) == 9
 
 
@@ -456,11 +468,11 @@ def test_late_results_do_not_break_the_limit_of_a_host(ledger: Ledger) -> None:
     (first,) = lease(ledger, 1, now=0)
     assert len(first.targets) == 4
     tidy.tidy(ledger, 700)
-    assert record(ledger, report(first), now=701) == 0
+    assert record(ledger, [report(first)], now=701) == 0
     assert counts(ledger) == {"queued": 9}
     (second,) = lease(ledger, 1, now=702)
-    record(ledger, report(second), now=703)
-    record(ledger, report(first), now=704)
+    record(ledger, [report(second)], now=703)
+    record(ledger, [report(first)], now=704)
     tidy.tidy(ledger, 705)
     assert counts(ledger) == {"done": 4, "excluded": 5}
 
@@ -472,8 +484,8 @@ def test_late_results_do_not_break_the_limit_of_a_job(ledger: Ledger) -> None:
     assert len(first.targets) == 5
     tidy.tidy(ledger, 700)
     (second,) = (batch for batch in lease(ledger, 2, now=701) if batch.host != first.host)
-    record(ledger, report(second), now=702)
-    record(ledger, report(first), now=703)
+    record(ledger, [report(second)], now=702)
+    record(ledger, [report(first)], now=703)
     tidy.tidy(ledger, 704)
     assert counts(ledger) == {"done": 5, "excluded": 13}
 
@@ -499,12 +511,12 @@ def test_a_new_visit_has_all_attempts_before_it(ledger: Ledger) -> None:
     admit(ledger, admission("/a", recrawl="1h", max_attempts=2, delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
     bad = Retry(url=SITE + "/a", reason="HTTP 500", cause="server_error")
-    record(ledger, report(batch, results=[], retries=[bad]), now=1)
+    record(ledger, [report(batch, results=[], retries=[bad])], now=1)
     (batch,) = lease(ledger, 1, now=50)
-    record(ledger, report(batch), now=51)
+    record(ledger, [report(batch)], now=51)
     tidy.tidy(ledger, 5000)
     (batch,) = lease(ledger, 1, now=5000)
-    record(ledger, report(batch, results=[], retries=[bad]), now=5001)
+    record(ledger, [report(batch, results=[], retries=[bad])], now=5001)
     assert counts(ledger, 5001) == {"queued": 1}
 
 
@@ -512,7 +524,7 @@ def test_a_limit_leaves_pages_their_next_visit(ledger: Ledger) -> None:
     """A job at its limit of pages visits them again, and no others."""
     admit(ledger, on_hosts("a", max_pages=5, recrawl=3600), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    record(ledger, report(batch), now=1)
+    record(ledger, [report(batch)], now=1)
     tidy.tidy(ledger, 2)
     assert counts(ledger, 2) == {"done": 5, "excluded": 4}
     tidy.tidy(ledger, 4000)
@@ -521,7 +533,7 @@ def test_a_limit_leaves_pages_their_next_visit(ledger: Ledger) -> None:
     fetched = [
         UrlResult(url=target.url, state="done", fetched_at=4000, status=200, digest="d") for target in batch.targets
     ]
-    record(ledger, report(batch, results=fetched), now=4001)
+    record(ledger, [report(batch, results=fetched)], now=4001)
     tidy.tidy(ledger, 4002)
     assert counts(ledger, 4002) == {"done": 5, "excluded": 4}
 
@@ -530,7 +542,7 @@ def test_without_the_trap_rule_traps_come_back(ledger: Ledger) -> None:
     admit(ledger, admission("/"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     trap = Link(url=SITE + "/a/a/a/a/a", depth=1, excluded="trap: a path segment more than 3 times", cause="trap")
-    record(ledger, report(batch).model_copy(update={"links": [trap]}), now=1)
+    record(ledger, [report(batch).model_copy(update={"links": [trap]})], now=1)
     assert counts(ledger) == {"done": 1, "excluded": 1}
     admit(ledger, admission("/", seeding="2", traps=False), now=2)
     assert counts(ledger) == {"done": 1, "queued": 1}
@@ -543,7 +555,7 @@ def test_a_piece_of_a_report_with_links_alone_ends_no_lease(ledger: Ledger) -> N
     parts = list(long.parts(500))
     assert len(parts) > 2
     for part in parts[:-1]:
-        record(ledger, part, now=1)
+        record(ledger, [part], now=1)
     assert counts(ledger)["leased"] == 1
-    record(ledger, parts[-1], now=2)
+    record(ledger, [parts[-1]], now=2)
     assert counts(ledger) == {"done": 1, "queued": 30}

@@ -52,7 +52,7 @@ def test_a_job_of_another_release_never_stops_others(ledger: Ledger, spec: Any, 
     leased = {batch.job.name: batch for batch in lease(ledger, 10, now=1)}
     assert set(leased) == ({"j", "other"} if reads else {"other"})
     tidy.tidy(ledger, 2)
-    record(ledger, report(leased["other"]), now=3)
+    record(ledger, [report(leased["other"])], now=3)
     tidy.tidy(ledger, 4)
     states = {job["job"]: job["state"] for job in status.snapshots(ledger, 4)}
     assert states == {"j": "running" if reads else "broken", "other": "done"}
@@ -73,7 +73,7 @@ def test_a_report_for_a_job_that_cannot_be_read_is_taken(ledger: Ledger) -> None
     admit(ledger, admission("/a", delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
     written(ledger, jobs.update().values(spec="?"))
-    assert record(ledger, report(batch, links=("/b",)), now=1) == 1
+    assert record(ledger, [report(batch, links=("/b",))], now=1) == 1
     assert counts(ledger) == {"done": 1, "queued": 1}
 
 
@@ -84,7 +84,7 @@ def test_a_robots_txt_that_cannot_be_read_is_fetched_again(ledger: Ledger, robot
     (batch,) = lease(ledger, 1, now=0)
     assert batch.robots == {}
     fresh = {SITE: RobotsFile(fetched_at=1, status=200, body="User-agent: *")}
-    record(ledger, report(batch, robots=fresh, links=("/b",)), now=1)
+    record(ledger, [report(batch, robots=fresh, links=("/b",))], now=1)
     (batch,) = lease(ledger, 1, now=10)
     assert batch.robots == fresh
 
@@ -121,7 +121,7 @@ def test_rows_without_a_cause_are_understood(ledger: Ledger) -> None:
         Link(url=SITE + "/a/a/a/a/", depth=1, found_on=SITE + "/", excluded="trap: a path segment more than 3 times"),
         Link(url=SITE + "/pdf", depth=1, found_on=SITE + "/", excluded="robots.txt"),
     ]
-    record(ledger, report(batch).model_copy(update={"links": links}), now=1)
+    record(ledger, [report(batch).model_copy(update={"links": links})], now=1)
     assert counts(ledger) == {"done": 1, "excluded": 4}
     admit(ledger, admission("/", seeding="2", scope={"kind": "any"}, traps=False), now=2)
     assert counts(ledger) == {"done": 1, "queued": 3, "excluded": 1}
@@ -153,7 +153,7 @@ def crawled(ledger: Ledger) -> Ledger:
         UrlResult(url=target.url, state=state, fetched_at=1, status=200)
         for target, state in zip(batch.targets, outcomes, strict=True)
     ]
-    record(ledger, report(batch, results=pages, links=("/new",)), now=1)
+    record(ledger, [report(batch, results=pages, links=("/new",))], now=1)
     return ledger
 
 
@@ -253,15 +253,15 @@ def test_a_seed_that_redirects_carries_the_scope_with_it(ledger: Ledger) -> None
         Link(url="https://www.a.test/blog/", depth=1, found_on=other.url, excluded="scope: other", cause=Cause.SCOPE),
     ]
     first_time = report(batch, results=pages).model_copy(update={"links": links})
-    record(ledger, first_time, now=1)
-    record(ledger, first_time, now=1.5)
+    record(ledger, [first_time], now=1)
+    record(ledger, [first_time], now=1.5)
     later = Link(url="https://www.a.test/docs/two", depth=1, found_on=goal)
     (batch,) = lease(ledger, 5, now=2)
     assert batch.job.scope.prefixes == (SITE + "/docs/", "https://www.a.test/docs/")
     assert not batch.job.refuses(later.url, goal, 1)
     assert batch.job.refuses("https://www.a.test/blog/", goal, 1)
     assert {target.url for target in batch.targets} == {goal, "https://www.a.test/docs/one"}
-    record(ledger, report(batch).model_copy(update={"links": [later]}), now=3)
+    record(ledger, [report(batch).model_copy(update={"links": [later]})], now=3)
     assert status.job_named(ledger, "j").scope.prefixes[1:] == ("https://www.a.test/docs/",)
     admit(ledger, admission("/docs/", delay=0, scope=scope, seeding="2"), now=4)
     assert status.job_named(ledger, "j").scope.prefixes[1:] == ("https://www.a.test/docs/",)
@@ -313,11 +313,11 @@ def test_robots_txt_is_written_when_it_was_fetched(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     file = {SITE: RobotsFile(fetched_at=1, status=200, body="User-agent: *")}
-    record(ledger, report(batch, robots=file, links=("/b",)), now=1)
+    record(ledger, [report(batch, robots=file, links=("/b",))], now=1)
     assert written_columns[-1]
     (batch,) = lease(ledger, 1, now=10)
     assert batch.robots == file
-    record(ledger, report(batch, links=("/c",)), now=11)
+    record(ledger, [report(batch, links=("/c",))], now=11)
     assert not written_columns[-1]
     (batch,) = lease(ledger, 1, now=20)
     assert batch.robots == file
@@ -360,7 +360,7 @@ def test_a_report_costs_the_same_whatever_the_host_s_size(ledger: Ledger, known:
         assert raw is not None
     raw.set_progress_handler(step, 100)  # type: ignore[attr-defined]
     try:
-        assert record(ledger, report(batch, links=tuple(f"/{number}" for number in range(known))[:100]), now=1) == 50
+        assert record(ledger, [report(batch, links=tuple(f"/{number}" for number in range(known))[:100])], now=1) == 50
     finally:
         raw.set_progress_handler(None, 0)  # type: ignore[attr-defined]
     record_property("hundreds of steps", steps)

@@ -1,0 +1,117 @@
+"""Who gets the next turn: jobs share the fleet, and a host that several want, by their priority; inside a job URLs have
+an order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from ledger_promises import SITE, admission, report
+
+from crawler.frontier import orders
+from crawler.frontier.admit import admit
+from crawler.frontier.lease import lease
+from crawler.frontier.ledger import Ledger
+from crawler.frontier.record import record
+from crawler.job import Job
+from crawler.messages import Admission, Batch, Link
+
+
+def hosts_of(ledger: Ledger, name: str, number: int, pages: int, now: float = 0, **job: Any) -> None:
+    """Admit a job that has `pages` URLs on each of `number` hosts of its own."""
+    urls = [f"http://{name}{host}.test/{page}" for host in range(number) for page in range(pages)]
+    made = Job(name=name, delay=0, **job)
+    admit(ledger, Admission(job=made, seeding=name, chunk=0, chunks=1, urls=urls), now)
+
+
+def taken(batches: list[Batch]) -> Counter[str]:
+    """URLs by job."""
+    return Counter({batch.job.name: 0 for batch in batches}) + Counter(
+        batch.job.name for batch in batches for _ in batch.targets
+    )
+
+
+def test_jobs_share_the_fleet_by_priority(ledger: Ledger) -> None:
+    for name, priority in (("low", "low"), ("mid", "normal"), ("top", "high")):
+        hosts_of(ledger, name, 60, 3, priority=priority)
+    batches = lease(ledger, 63, now=1)
+    shares = taken(batches)
+    assert len(batches) == 63
+    assert shares["top"] == pytest.approx(4 * shares["mid"], abs=6)
+    assert shares["mid"] == pytest.approx(4 * shares["low"], abs=6)
+
+
+def test_a_share_is_measured_in_urls_not_in_batches(ledger: Ledger) -> None:
+    hosts_of(ledger, "wide", 300, 1)
+    hosts_of(ledger, "deep", 30, 10)
+    shares = taken([batch for now in range(1, 6) for batch in lease(ledger, 22, now)])
+    assert shares["wide"] == pytest.approx(shares["deep"], abs=11)
+
+
+def test_a_new_job_is_served_at_once_and_saves_up_no_turns(ledger: Ledger) -> None:
+    hosts_of(ledger, "old", 400, 2)
+    for now in range(1, 11):
+        lease(ledger, 10, now)
+    hosts_of(ledger, "new", 100, 2, now=11)
+    assert taken(lease(ledger, 1, now=11)) == {"new": 2}
+    shares = taken([batch for now in range(12, 17) for batch in lease(ledger, 10, now)])
+    assert shares["old"] == pytest.approx(shares["new"], abs=2)  # not all to the new one, for turns it never wanted
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_jobs_share_one_host_by_priority(ledger: Ledger, connections: int) -> None:
+    """Also where one of them may have several batches of it under way, which used to keep the other out for ever."""
+    paths = [f"/{number}" for number in range(6_000)]
+    admit(ledger, admission(*paths, name="j", delay=0, priority=1, connections=connections), now=0)
+    admit(ledger, admission(*paths, name="k", delay=0, priority=2), now=0)
+    shares: Counter[str] = Counter()
+    under_way: list[Batch] = []
+    for now in range(2, 150):
+        under_way += lease(ledger, 5, now)
+        if under_way:
+            done = under_way.pop(0)
+            shares += taken([done])
+            record(ledger, [report(done)], now)
+    assert sum(shares.values()) > 3_000
+    assert shares["k"] == pytest.approx(2 * shares["j"], rel=0.1)
+
+
+def test_what_a_paused_job_wants_of_a_host_keeps_nobody_out(ledger: Ledger) -> None:
+    paths = [f"/{number}" for number in range(300)]
+    admit(ledger, admission(*paths, name="j", delay=0), now=0)
+    admit(ledger, admission(*paths, name="k", delay=0, priority=100), now=0)
+    (batch,) = lease(ledger, 5, now=1)
+    record(ledger, [report(batch)], now=2)
+    orders.set_state(ledger, "k", "paused", now=2)
+    for now in range(3, 8):
+        (batch,) = lease(ledger, 5, now)
+        assert batch.job.name == "j"
+        record(ledger, [report(batch)], now)
+
+
+def test_a_job_at_its_limit_of_pages_keeps_nobody_out(ledger: Ledger) -> None:
+    paths = [f"/{number}" for number in range(100)]
+    admit(ledger, admission(*paths, name="j", delay=0, max_pages=50), now=0)
+    (batch,) = lease(ledger, 1, now=1)
+    admit(ledger, admission(*paths, name="k", delay=0, connections=2), now=1)
+    (other,) = lease(ledger, 5, now=3)
+    assert (batch.job.name, other.job.name) == ("j", "k")
+    record(ledger, [report(batch), report(other)], now=4)
+    assert taken(lease(ledger, 5, now=5)) == {"k": 50}
+
+
+def test_first_and_last_patterns_order_a_host(ledger: Ledger) -> None:
+    paths = ("/old/1", "/tag/1", "/news/1", "/old/2", "/news/tag/2", "/tag/2")
+    admit(ledger, admission(*paths, delay=40, first=["/news/"], last=["/tag/"]), now=0)
+    order = []
+    for now in range(0, 1000, 100):
+        for batch in lease(ledger, 1, now):
+            order += [target.url.removeprefix(SITE) for target in batch.targets]
+            links = [Link(url=f"{SITE}/news/late", depth=1)] if now == 100 else []
+            record(ledger, [report(batch).model_copy(update={"links": links})], now)
+    turns = [-1 if "news" in path else 1 if "tag" in path else 0 for path in order]
+    assert len(order) == 7
+    assert order.index("/news/late") < order.index("/tag/1")
+    assert turns[:2] == [-1, -1]
+    assert turns[-2:] == [1, 1]
