@@ -388,6 +388,8 @@ def test_what_runs_is_not_deleted(ledger: Ledger) -> None:
         orders.delete(ledger, "j", now=5)
     record(ledger, [report(batch)], now=6)
     assert orders.delete(ledger, "j", now=7) == 2
+    assert record(ledger, [report(batch, links=("/late",))], now=8) == 0
+    assert rows(ledger, schema.urls) == 0
     with pytest.raises(status.UnknownError):
         orders.delete(ledger, "j", now=8)
 
