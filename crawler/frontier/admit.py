@@ -35,7 +35,7 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
         moves.apply(ledger, tx, found, now)
         # Whoever hands over URLs of a host that was given up wants it to be tried again.
         politeness.try_again(tx, [host for _, host in found if found[job_id, host]["queued"]])
-        politeness.flag_full(ledger, tx, dict.fromkeys(found, admission.job.max_pages_per_host))
+        politeness.flag_unwanted(ledger, tx, dict.fromkeys(found, admission.job.max_pages_per_host))
     for sweep_id in ordered:
         sweeps.work(ledger, now, sweep_id)
     return new

@@ -29,9 +29,9 @@ def block(ledger: Ledger, host: str, now: float, shown: Shown = _silent) -> int:
     host = host_named(host)
     with ledger.transaction() as tx:
         ordered = _sweep_host(ledger, tx, host, "block", now)
-        tx.execute(host_queues.update().where(host_queues.c.host == host).values(give_up=True))
         statement = ledger.insert(hosts).values(host=host, next_due=now, blocked_at=now)
         tx.execute(statement.on_conflict_do_update(index_elements=["host"], set_={"blocked_at": now}))
+        tx.execute(host_queues.update().where(host_queues.c.host == host).values(give_up=True))
     return sweeps.work_off(ledger, ordered, now, shown)
 
 
@@ -40,10 +40,10 @@ def unblock(ledger: Ledger, host: str, now: float, shown: Shown = _silent) -> in
     host = host_named(host)
     with ledger.transaction() as tx:
         ordered = _sweep_host(ledger, tx, host, "unblock", now)
-        flagged = sa.and_(host_queues.c.host == host, host_queues.c.give_up)
-        tx.execute(host_queues.update().where(flagged).values(give_up=False, next_due=now))
         if not tx.execute(hosts.update().where(hosts.c.host == host).values(blocked_at=None)).rowcount:
             raise UnknownError(f"{host}: unknown, so not blocked.")
+        flagged = sa.and_(host_queues.c.host == host, host_queues.c.give_up)
+        tx.execute(host_queues.update().where(flagged).values(give_up=False, next_due=now))
     return sweeps.work_off(ledger, ordered, now, shown)
 
 

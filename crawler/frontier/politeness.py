@@ -95,19 +95,19 @@ def make_due(ledger: Ledger, tx: Connection, due: dict[str, float], now: float) 
     tx.execute(host_queues.update().where(host_queues.c.host == given.c.host).values(new))
 
 
-def flag_full(ledger: Ledger, tx: Connection, most: dict[tuple[int, str], int | None]) -> None:
-    """Leave host queues to `tidy` that have given all the pages their job wants of a host, and have others queued.
-    `most`: that number, by job_id and host; None: no limit. By primary key; idempotent; moves.apply has locked the
-    rows."""
-    limited = {key: pages for key, pages in most.items() if pages is not None}
-    if not limited:
+def flag_unwanted(ledger: Ledger, tx: Connection, most: dict[tuple[int, str], int | None]) -> None:
+    """Leave host queues to `tidy` that are blocked, or have given all the pages their job wants of a host and have
+    others queued. `most`: that number, by job_id and host; None: no limit. By primary key; idempotent; moves.apply has
+    locked the rows."""
+    if not most:
         return
-    rows = [{"job_id": job_id, "host": host, "most": pages} for (job_id, host), pages in sorted(limited.items())]
+    rows = [{"job_id": job_id, "host": host, "most": pages} for (job_id, host), pages in sorted(most.items())]
     given = ledger.given(rows, host_queues.c.job_id, host_queues.c.host, sa.column("most", sa.BigInteger))
     here = sa.and_(host_queues.c.job_id == given.c.job_id, host_queues.c.host == given.c.host)
     full = host_queues.c.done + host_queues.c.again >= given.c.most
     new = host_queues.c.queued > host_queues.c.again
-    tx.execute(host_queues.update().where(here, full, new).values(give_up=True))
+    is_blocked = sa.exists().where(hosts.c.host == given.c.host, hosts.c.blocked_at.is_not(None))
+    tx.execute(host_queues.update().where(here, sa.or_(sa.and_(full, new), is_blocked)).values(give_up=True))
 
 
 def _judged(report: Report, host: dict[str, Any], now: float) -> tuple[float, dict[str, Any]]:

@@ -70,7 +70,8 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
             ledger, tx, {report.host: due[report.host] for report in reports if report.lease in held}, now
         )
         most = {known.job_id: known.job.max_pages_per_host for known in of_job.values()}
-        politeness.flag_full(ledger, tx, {key: most[key[0]] for key in found})
+        limited = {key: most[key[0]] for key in found if most[key[0]] is not None}
+        politeness.flag_unwanted(ledger, tx, limited)
         _log_requests(ledger, tx, reports, of_job)
         _credit(ledger, tx, taken_in.pages, now)
         return sum(taken_in.pages.values())

@@ -276,11 +276,17 @@ def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]
         return moves.drop_queued(ledger, tx, which, drop.state, str(drop.cause), reason, now)
     if sweep.kind == JUDGE:
         return _judge(ledger, tx, sweep, here, now)
-    which = sa.and_(here, QUEUES[sweep.kind](sweep.text))
-    number = sum(moves.queue_again(ledger, tx, which, state, now) for state in TERMINAL)
     if sweep.kind == "retry" and not sweep.moved:
-        politeness.try_again(tx, sa.select(host_queues.c.host).where(host_queues.c.job_id == sweep.job_id))
-    return number
+        politeness.try_again(tx, _given_up(tx, sweep.job_id))
+    which = sa.and_(here, QUEUES[sweep.kind](sweep.text))
+    return sum(moves.queue_again(ledger, tx, which, state, now) for state in TERMINAL)
+
+
+def _given_up(tx: Connection, job_id: int) -> list[str]:
+    """A job's hosts that were given up. Index hosts_given_up, and the primary key of host_queues."""
+    here = sa.and_(host_queues.c.host == hosts.c.host, host_queues.c.job_id == job_id)
+    given_up = sa.select(hosts.c.host).join(host_queues, here).where(hosts.c.given_up_at.is_not(None))
+    return list(tx.execute(given_up.order_by(hosts.c.host)).scalars())
 
 
 def _given(ledger: Ledger, job_id: int, keys: list[tuple[str, str]]) -> sa.FromClause:

@@ -39,7 +39,7 @@ SEEDING_PATIENCE = 600.0
 """Seconds without news after which a seeding that was broken off no longer keeps its job open."""
 AT_ONCE = 1000
 """Leases recalled at once; the next second brings the next."""
-LEASES, HOSTS, URLS = 50, 500, 2000
+LEASES, HOSTS, URLS = 100, 500, 2000
 """Leases expired, host queues looked at, and URLs moved in one transaction."""
 SLICE = 0.2
 """Seconds after which a call of `tidy` begins nothing that can wait for the next call."""

@@ -332,6 +332,18 @@ def test_another_description_of_a_large_job_is_worked_off_in_chunks(
     assert status.snapshots(ledger, 5)[0]["state"] == "running"
 
 
+def test_a_flag_that_is_no_longer_true_is_cleared(ledger: Ledger) -> None:
+    """A host was given up a day ago, or a limit has got wider since."""
+    admit(ledger, on_hosts("ab"), now=0)
+    with ledger.transaction() as tx:
+        flagged = schema.host_queues.update().where(schema.host_queues.c.host == "a.test")
+        tx.execute(flagged.values(give_up=True, next_due=1e9))
+    assert [batch.host for batch in lease(ledger, 5, now=1)] == ["b.test"]
+    tidy.tidy(ledger, 2)
+    assert counts(ledger) == {"queued": 9, "leased": 9}
+    assert [batch.host for batch in lease(ledger, 5, now=2)] == ["a.test"]
+
+
 # --- delete -----------------------------------------------------------------------------------------------------------
 
 
@@ -376,6 +388,8 @@ def test_what_runs_is_not_deleted(ledger: Ledger) -> None:
         orders.delete(ledger, "j", now=5)
     record(ledger, [report(batch)], now=6)
     assert orders.delete(ledger, "j", now=7) == 2
+    assert record(ledger, [report(batch, links=("/late",))], now=8) == 0
+    assert rows(ledger, schema.urls) == 0
     with pytest.raises(status.UnknownError):
         orders.delete(ledger, "j", now=8)
 
