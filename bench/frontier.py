@@ -370,18 +370,19 @@ def order(options: Options) -> list[dict[str, Any]]:
     bench, each = options.opened("large"), 1000
     bench.fill(bench.job("small"), Shape(0, 99, each=URLS_PER_HOST, queued=URLS_PER_HOST))
     bench.fill(bench.job("large"), Shape(1000, 999 + options.known // each, each=each, queued=each))
-    rows = [_others_wait(bench, "large", "cancelled", lambda counts: counts["queued"] == 0)]
-    rows.append(_others_wait(bench, "large", "running", lambda counts: counts["excluded"] == 0))
+    rows = [_others_wait(bench, "large", "cancelled", lambda counts, _: counts["queued"] == 0)]
+    rows.append(_others_wait(bench, "large", "running", lambda counts, _: counts["excluded"] == 0))
     orders.set_state(bench.ledger, "large", "paused", time.time())
     bench.fill(bench.job("pages", recrawl=86400), Shape(500_000, 499_999 + options.known // each, each=each, queued=0))
-    rows.append(_others_wait(bench, "pages", "revisited", lambda counts: counts["done"] < options.known // 1000))
+    rows.append(_others_wait(bench, "pages", "revisited", lambda counts, again: counts["done"] <= again))
     bench.close()
     return rows
 
 
-def _others_wait(bench: Bench, job: str, what: str, reached: Callable[[dict[str, int]], bool]) -> dict[str, Any]:
-    """Order a state for a job ("revisited": nothing, time does); lease, record, block and ask meanwhile, until its
-    counts have `reached` what was ordered. Batches of the job that were leased before come back meanwhile, too."""
+def _others_wait(bench: Bench, job: str, what: str, reached: Callable[[dict[str, int], int], bool]) -> dict[str, Any]:
+    """Order a state for a job ("revisited": nothing, time does). Lease, record, block and ask meanwhile, until its counts
+    have `reached` what was ordered, which is also told how many of its pages were recorded meanwhile. Batches of the job
+    that were leased before come back meanwhile as well."""
     dice = random.Random(1)  # noqa: S311
     leased = lease(bench.ledger, 300, time.time())
     held = [batch for batch in leased if batch.job.name == job]
@@ -392,7 +393,7 @@ def _others_wait(bench: Bench, job: str, what: str, reached: Callable[[dict[str,
     pipe, theirs = multiprocessing.Pipe()
     ordering = multiprocessing.get_context("fork").Process(target=_order, args=(url, job, what, theirs))
     longest: dict[str, float] = {}
-    refused = 0
+    refused = recorded = 0
 
     def wait(what: str, call: Callable[[], Any]) -> Any:
         nonlocal refused
@@ -416,13 +417,14 @@ def _others_wait(bench: Bench, job: str, what: str, reached: Callable[[dict[str,
         if held:
             batches.append(held.pop())
         reports = [outcome(batch, dice, time.time(), URLS_PER_HOST) for batch in batches]
+        recorded += sum(len(report.results) for report in reports if report.job == job)
         wait("record", lambda reports=reports: record(bench.ledger, reports, time.time()))
         for name, chore in CHORES.items():
             wait(name, lambda chore=chore: chore(bench.ledger, time.time()))
         wait("block", lambda: orders.block(bench.ledger, "blocked.example", time.time()))
         shown = status.snapshots(bench.ledger, time.time())
         counts = next(snapshot["counts"] for snapshot in shown if snapshot["job"] == job)
-        if ended and reached(counts):
+        if ended and reached(counts, recorded):
             break
     assert pipe.poll(), "the order failed"
     row = {
