@@ -380,9 +380,9 @@ def order(options: Options) -> list[dict[str, Any]]:
 
 
 def _others_wait(bench: Bench, job: str, what: str, reached: Callable[[dict[str, int], int], bool]) -> dict[str, Any]:
-    """Order a state for a job ("revisited": nothing, time does). Lease, record, block and ask meanwhile, until its counts
-    have `reached` what was ordered, which is also told how many of its pages were recorded meanwhile. Batches of the job
-    that were leased before come back meanwhile as well."""
+    """Order a state for a job ("revisited": nothing, time does). Lease, record, block and ask meanwhile, until the
+    counts have `reached` what was ordered; it is also told how many of the job's pages were recorded meanwhile. Batches
+    of the job that were leased before come back meanwhile as well."""
     dice = random.Random(1)  # noqa: S311
     leased = lease(bench.ledger, 300, time.time())
     held = [batch for batch in leased if batch.job.name == job]
