@@ -9,6 +9,7 @@ lead to, are taken, and kept in .cache/bench/corpus. The same seed and package l
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import random
 import re
@@ -74,28 +75,38 @@ def _names(size: int) -> list[str]:
 
 
 def _site(package: str) -> Site | None:
-    """The package as a site, fetched and unpacked unless it is there; None if it has no HTML with an index."""
+    """The package as a site; None if it has no HTML with an index. Walked once for each state of the walk's code."""
     label = re.sub("[^a-z0-9-]", "-", package)
-    host, noted = f"{label}.corpus.test", FOLDER / f"{package}.json"
+    host, unpacked = f"{label}.corpus.test", FOLDER / "packages" / package
+    code = Path(__file__).read_bytes() + Path(site_walk.__file__).read_bytes()
+    noted = FOLDER / f"{package}-{hashlib.sha256(code).hexdigest()[:8]}.json"
     if not noted.exists():
-        unpacked = FOLDER / "packages" / package
-        shutil.rmtree(unpacked, ignore_errors=True)
-        unpacked.mkdir(parents=True)
-        subprocess.run(["apt-get", "download", "--quiet=2", package], cwd=unpacked, check=True, capture_output=True)
-        for file in list(unpacked.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "--extract", file, unpacked], check=True)
-            file.unlink()
-        link = FOLDER / "sites" / label
-        link.unlink(missing_ok=True)
+        if not unpacked.exists():
+            _unpack(package, unpacked)
         pages = 0
         if root := next(_roots(unpacked), None):
+            link = FOLDER / "sites" / label
+            link.unlink(missing_ok=True)
             link.symlink_to(Path("..") / root.relative_to(FOLDER))
             pages = len(_walk(host, root))
-        else:
-            shutil.rmtree(unpacked)
-        noted.write_text(json.dumps({"pages": pages}))
-    pages = json.loads(noted.read_text())["pages"]
+        noted.write_text(json.dumps(pages))
+    pages = json.loads(noted.read_text())
     return Site(host, package, pages) if pages else None
+
+
+def _unpack(package: str, target: Path) -> None:
+    """Fetch a package and unpack it; what has no HTML is not kept."""
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    subprocess.run(["apt-get", "download", "--quiet=2", package], cwd=partial, check=True, capture_output=True)
+    (file,) = partial.glob("*.deb")
+    subprocess.run(["dpkg-deb", "--extract", file, partial], check=True)
+    file.unlink()
+    if next(_roots(partial), None) is None:
+        shutil.rmtree(partial)
+        partial.mkdir()
+    partial.rename(target)
 
 
 def _roots(unpacked: Path) -> Iterator[Path]:
@@ -105,10 +116,20 @@ def _roots(unpacked: Path) -> Iterator[Path]:
     yield from sorted(size, key=lambda folder: (-size[folder], len(folder.parts), str(folder)))
 
 
+class Links(site_walk.Links):
+    """With the pages in frames, which the fixed documentation does not have, and older javadoc does."""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        super().handle_starttag(tag, attributes)
+        if tag == "frame" and (src := dict(attributes).get("src")):
+            self.hrefs.append(src.strip())
+
+
 def _walk(host: str, root: Path) -> list[str]:
-    site_walk.WEB = FOLDER
+    site_walk.WEB, site_walk.Links = FOLDER, Links
     (FOLDER / "robots" / f"{host}.txt").write_text("")  # nginx has none for these hosts
-    return site_walk.walk(host, root)
+    pages: list[str] = site_walk.walk(host, root)
+    return pages
 
 
 def main() -> None:
