@@ -96,7 +96,7 @@ def _site(package: str) -> Site | None:
 
 def _unpack(package: str, target: Path) -> None:
     """Fetch a package and unpack it; what has no HTML is not kept."""
-    partial = target.with_suffix(".partial")
+    partial = target.with_name(f"{package}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     subprocess.run(["apt-get", "download", "--quiet=2", package], cwd=partial, check=True, capture_output=True)

@@ -172,15 +172,16 @@ def _measures(results: dict[str, Any]) -> dict[str, tuple[str, float]]:
         if "paused" in parts:
             one, _, nothing = parts["paused"][-3:]
             for text, row in ((texts[2], nothing), (texts[3], one)):
-                found[text] = (f"{row['median_ms']:.1f} ms (most {row['max_ms']:.0f})", row["median_ms"])
+                spread = f"{row['cpu_ms']:.1f} of CPU, most {row['max_ms']:.0f}"
+                found[text] = (f"{row['median_ms']:.1f} ms ({spread})", row["median_ms"])
         if "housekeeping" in parts:
             row = parts["housekeeping"][-1]
             found[texts[4]] = (f"{row['median_ms']:.1f} ms ({row['cpu_ms']:.0f} of CPU)", row["median_ms"])
         for text, row in zip(texts[5:8], parts.get("order", []), strict=False):
             waits = {name: row[f"{name}_ms"] / 1000 for name in WAITS}
             name = max(waits, key=lambda name: waits[name])
-            over = row["until_done_ms"] / 1000
-            found[text] = (f"{waits[name]:.1f} s ({name}; {row['what']}: over after {over:.0f} s)", waits[name])
+            over = f"{'over' if row['over'] else 'not over'} after {row['watched_ms'] / 1000:.0f} s"
+            found[text] = (f"{waits[name]:.1f} s ({name}; {row['what']}: {over})", waits[name])
     sites = results.get("sites", {})
     if {"one", "small", "large"} <= sites.keys():
         one, small, large = (_cpu(sites[name]) for name in ("one", "small", "large"))

@@ -2,7 +2,7 @@
 
     python bench/run.py                                 everything; writes docs/performance.md, .json and .png
     python bench/run.py --rounds 1 --only scrapy,alone
-    python bench/run.py --only frontier --parts order --known 5000000
+    python bench/run.py --only frontier --parts order --known 5000000 --watched 900
     python bench/run.py --only hosts --hosts 200000     the whole system, with docs/hosts.png
     python bench/run.py --only corpus --corpus-seed 20261124
 
@@ -144,18 +144,18 @@ CONTESTANTS: dict[str, tuple[str, Contestant]] = {
     "system": ("Our whole system: broker, database, scheduler, 2 recorders, 2 workers", system),
     "warc": ("Our whole system, every page archived (WARC)", system_warc),
 }
-HALF = ("scrapy", "bare")
-"""They crawl half the hosts: a page costs them the same however many there are, and they take their time."""
+SLOW = ("scrapy", "bare")
+"""They crawl a third of the hosts: a page costs them the same however many there are, and they take their time."""
 
 
 def race(names: list[str], rounds: int, tools: Path, keep: Callable[[dict[str, Any]], None]) -> None:
     """Let the contestants crawl the fixed documentation in turns; `keep` is given the results so far after each."""
-    whole, half = workloads.documentation(), workloads.documentation(stage.CRAWLED[:3])
+    whole, third = workloads.documentation(), workloads.documentation(stage.CRAWLED[:2])
     results: dict[str, Any] = {name: {"title": CONTESTANTS[name][0], "rounds": []} for name in names}
     for _ in range(rounds):
         for name in names:
             rows = results[name]["rounds"]
-            rows.append(_round(name, half if name in HALF else whole, tools))
+            rows.append(_round(name, third if name in SLOW else whole, tools))
             results[name] |= _spread(rows)
             reached = {name: row for name, row in results.items() if row["rounds"]}
             keep({"expected": whole.pages, "contestants": reached})
@@ -250,14 +250,14 @@ def seeding() -> dict[str, Any]:
     return {"urls": SEEDS, "wall": round(spent.wall, 2), "cpu": round(spent.cpu, 2), "per_second": speed}
 
 
-def frontier(parts: str | None = None, known: int | None = None) -> dict[str, Any]:
-    """What the ledger costs, on PostgreSQL and on SQLite; measured on the database's host."""
+def frontier(**options: str | int | None) -> dict[str, Any]:
+    """What the ledger costs, on PostgreSQL and SQLite; measured on the database's host. `options`: of frontier.py."""
     program = (BENCH / "frontier.py").read_text()
     as_postgres = ["podman", "exec", "--workdir", "/", HOST, "runuser", "-u", "postgres", "--"]
     names = ("bench_small", "bench_large")
     # So that filling is over when measuring begins; the host is thrown away afterwards.
     stage.run(*as_postgres, "psql", "-qc", "GRANT pg_checkpoint TO crawler")
-    options = [*(["--parts", parts] if parts else []), *(["--known", str(known)] if known else [])]
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     python = ["/opt/crawler/current/venv/bin/python", "-"]
     told: dict[str, Any] = {}
     for name in names:
@@ -267,7 +267,7 @@ def frontier(parts: str | None = None, known: int | None = None) -> dict[str, An
             ("postgresql", "/etc/crawler/credentials/database_url"),
             ("sqlite", "sqlite:/var/tmp"),
         ):
-            output = stage.run("podman", "exec", "-i", HOST, *python, database, *options, input=program)
+            output = stage.run("podman", "exec", "-i", HOST, *python, database, *given, input=program)
             told[dialect] = json.loads(output)
     finally:
         for name in names:
@@ -289,6 +289,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--hosts", type=int, default=2_000, help="of `hosts`; more than 20,000: the whole system alone")
     parser.add_argument("--parts", help="of `frontier`: see frontier.py")
     parser.add_argument("--known", type=int, help="of `frontier`: URLs of a large ledger (default 1,000,000)")
+    parser.add_argument("--watched", type=int, help="of `frontier`: seconds for which an order is watched (default 60)")
     today = int(time.strftime("%Y%m%d"))
     parser.add_argument("--corpus-seed", type=int, default=today, help="of `corpus` (default: today, %(default)s)")
     parser.add_argument("--corpus-sites", type=int, default=3)
@@ -326,8 +327,8 @@ def main() -> int:
             sites(crawled, options.rounds, tools, workloads.Settings(**of_corpus), keep)
         for name in EXTRAS:
             if name in options.chosen:
-                arguments = (options.parts, options.known) if name == "frontier" else ()
-                keep(measured := {name: EXTRAS[name](*arguments)})
+                of_frontier = {option: getattr(options, option) for option in ("parts", "known", "watched")}
+                keep(measured := {name: EXTRAS[name](**(of_frontier if name == "frontier" else {}))})
                 print(json.dumps(measured), flush=True)
         results = json.loads(kept.read_text())
         if not options.keep:

@@ -101,6 +101,9 @@ def introduce() -> None:
     # podman mounts resolv.conf, so it can be written and not replaced.
     steps = ("cat >/etc/resolv.conf", "update-ca-certificates", "systemctl restart 'crawler-worker@*'")
     run("podman", "exec", "-i", HOST, "sh", "-c", " && ".join(steps), input=(CACHE / "resolv.conf").read_text())
+    # All hosts have one address here: hundreds of connections a second to it would soon use up the ports.
+    ports = ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1")
+    run("nsenter", "--net", "--target", inspect(HOST, "{{.State.Pid}}"), "sysctl", "--quiet", "--write", *ports)
 
 
 def _site_files() -> None:
