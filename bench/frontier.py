@@ -359,7 +359,8 @@ def housekeeping(options: Options) -> list[dict[str, Any]]:
     bench = options.opened("large")
     bench.fill(bench.job("large"), Shape(0, options.known - 1, each=1, queued=1))
     rows = [timed(bench, name, lambda c=chore: c(bench.ledger, time.time())) for name, chore in CHORES.items()]
-    rows.append({"what": "all", **{part: round(sum(row[part] for row in rows), 2) for part in SUMMED}})
+    what = f"all of it, {options.known:,} hosts"
+    rows.append({"what": what, **{part: round(sum(row[part] for row in rows), 2) for part in SUMMED}})
     _say(rows[-1])
     bench.close()
     return rows
