@@ -1,102 +1,188 @@
-"""What a page costs in the ledger, by how many URLs the ledger knows. Runs on the database's host, as root:
+"""What the ledger costs: a page, a lease, a second's housekeeping, an order; by how large the ledger is and how shaped.
 
-    python - DATABASE_URL_FILE < bench/frontier.py
+    python - DATABASE [--parts sizes,alone] [--known 5000000] < bench/frontier.py
 
-The real schema is filled with made-up URLs, and made-up reports go the real way: lease, record. Prints a JSON list.
+DATABASE: a file with a PostgreSQL URL whose server runs on this host and in whose place databases bench_small and
+bench_large stand, or `sqlite:FOLDER`. The real schema is filled with made-up URLs; made-up reports take the real path:
+lease, record. Prints a JSON object, one key a part. Run as root, which may read what other users' processes spend.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import re
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from crawler.frontier import orders, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
+from crawler.frontier.schema import metadata
 from crawler.job import Job
-from crawler.messages import Admission, Batch, Link, Report, Request, UrlResult
+from crawler.messages import Admission, Batch, Link, Report, Request, RobotsFile, UrlResult
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 """Of URLs; the others are compared with the first, which stays in a database of its own."""
-URLS_PER_HOST = 500
-QUEUED = 100
-"""Of each host's URLs, how many are still to be crawled."""
-PAGES, ROUNDS = 3_000, 5
-"""Driven through in each round, and rounds at each size."""
+URLS_PER_HOST, QUEUED = 500, 100
+"""Of a host, and how many of them are still to be crawled."""
+PAGES, ROUNDS = 3_000, 3
+"""Driven through in each round, and rounds on each side."""
 LINKS, NEW = 40, 1
 """On each page, and how many of them the ledger does not know: a frontier with no end in sight."""
-FILL = """
+AT_ONCE = 50
+"""Hosts leased in one call and reports recorded in one, as scheduler and recorder do when there is enough."""
+ALONE_HOSTS, ALONE_PAGES = 20_000, 3_000
+"""Hosts with one page each, and how many of them a round crawls."""
+HOST_URLS = 1_000
+"""Of a small host, which the one with `--known` URLs is compared with."""
+REPEATS = 20
+"""Calls of what is timed call by call."""
+CHORES: dict[str, Callable[[Ledger, float], Any]] = {
+    "tidy": tidy.tidy,
+    "recalled": lambda ledger, _: tidy.recalled(ledger),
+    "status": lambda ledger, now: status.snapshots(ledger, now, finished_since=now - 60),
+    "sample": status.sample,
+}
+"""What the scheduler does besides leasing: each second, the samples every five."""
+WATCHED = 60.0
+"""Seconds for which the others are watched while an order is carried out, if that takes longer."""
+
+# `{n}`: a table of the numbers :first to :last; `{each}`: of 0 to :each - 1; `{host}`: the name of host number h.
+HOST_NAME = {
+    "postgresql": "'site' || to_char(h.n, 'FM0000000') || '.example'",
+    "sqlite": "'site' || printf('%07d', h.n) || '.example'",
+}
+NUMBERS = {
+    "postgresql": "(SELECT n FROM generate_series(CAST({} AS int), CAST({} AS int)) AS s(n))",
+    "sqlite": "(WITH RECURSIVE s(n) AS (SELECT {0} UNION ALL SELECT n + 1 FROM s WHERE n < {1}) SELECT n FROM s)",
+}
+DIGEST = {"postgresql": "md5(u.n::text) || md5(h.host)", "sqlite": "lower(hex(randomblob(32)))"}
+URLS = """
 INSERT INTO urls (job_id, host, url, state, depth, discovered_at, attempts, found_on, status, fetched_at, title,
                   content_type, bytes, digest, worker, release)
-SELECT :job, host, 'http://' || host || '/articles/' || n || '/a-title-of-some-length.html',
-       CASE WHEN n < :queued THEN 'queued' ELSE 'done' END, 3, 1.0 * n, (n >= :queued)::int, 'http://' || host || '/',
-       CASE WHEN n >= :queued THEN 200 END, CASE WHEN n >= :queued THEN 2.0 END,
-       CASE WHEN n >= :queued THEN 'A title of some length' END, CASE WHEN n >= :queued THEN 'text/html' END,
-       CASE WHEN n >= :queued THEN 30000 END, CASE WHEN n >= :queued THEN md5(n::text) || md5(host) END,
-       CASE WHEN n >= :queued THEN 'worker-1@host' END, CASE WHEN n >= :queued THEN 'bench' END
-FROM (SELECT 'site' || lpad(h::text, 6, '0') || '.example' AS host
-      FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h) hosts,
-     generate_series(0, CAST(:each AS int) - 1) n
+SELECT :job, h.host, 'http://' || h.host || '/articles/' || u.n || '/a-title-of-some-length.html',
+       CASE WHEN u.n < :queued THEN 'queued' ELSE 'done' END, 3, 1.0 * u.n, CASE WHEN u.n < :queued THEN 0 ELSE 1 END,
+       'http://' || h.host || '/',
+       CASE WHEN u.n >= :queued THEN 200 END, CASE WHEN u.n >= :queued THEN 2.0 END,
+       CASE WHEN u.n >= :queued THEN 'A title of some length' END, CASE WHEN u.n >= :queued THEN 'text/html' END,
+       CASE WHEN u.n >= :queued THEN 30000 END, CASE WHEN u.n >= :queued THEN {digest} END,
+       CASE WHEN u.n >= :queued THEN 'worker-1@host' END, CASE WHEN u.n >= :queued THEN 'bench' END
+FROM (SELECT {host} AS host FROM {hosts} h) h CROSS JOIN {urls} u
 """
-COUNT = """
-INSERT INTO host_queues (job_id, host, discovered, queued, leased, done, failed, excluded, next_due)
-SELECT :job, 'site' || lpad(h::text, 6, '0') || '.example', :each, :queued, 0, :each - :queued, 0, 0, 0
-FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h
+QUEUES = """
+INSERT INTO host_queues (job_id, host, discovered, queued, done, next_due)
+SELECT :job, {host}, :each, :queued, :each - :queued, 0 FROM {hosts} h
 """
-HOSTS = """
-INSERT INTO hosts (host, next_due)
-SELECT 'site' || lpad(h::text, 6, '0') || '.example', 0
-FROM generate_series(CAST(:first AS int), CAST(:last AS int)) h
+HOSTS = "INSERT INTO hosts (host, next_due) SELECT {host}, 0 FROM {hosts} h"
+COUNTS = """
+INSERT INTO job_counts (job_id, slot, discovered, queued, done)
+SELECT :job, :slot, :each * hosts, :queued * hosts, (:each - :queued) * hosts
+FROM (SELECT :last - :first + 1 AS hosts) h
 """
 
 
-def postgres_cpu() -> float:
-    """CPU seconds of the database, its background and its ended processes included."""
-    ticks = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            name, _, rest = (process / "stat").read_text().partition("(")[2].rpartition(")")
-        except OSError:
-            continue
-        if name.startswith("postgres"):
-            fields = rest.split()
-            ticks += int(fields[11]) + int(fields[12])
-            if fields[1] == "1" or not _is_postgres(fields[1]):
-                ticks += int(fields[13]) + int(fields[14])  # what the postmaster's ended children used
-    return ticks / os.sysconf("SC_CLK_TCK")
+class Shape(NamedTuple):
+    """Hosts numbered `first` to `last`, each with `each` URLs, the first `queued` of which are still to be crawled."""
+
+    first: int
+    last: int
+    each: int = URLS_PER_HOST
+    queued: int = QUEUED
 
 
-def _is_postgres(pid: str) -> bool:
-    return Path(f"/proc/{pid}/comm").read_text().startswith("postgres")
+class Bench:
+    """A ledger of the benchmark, and what its database spends."""
+
+    def __init__(self, url: str) -> None:
+        self.ledger = Ledger.open(url)
+        self.dialect = self.ledger.engine.dialect.name
+        metadata.drop_all(self.ledger.engine)
+        self.ledger.create()
+        self._slot = 1000  # of job_counts: the benchmark's fills, one after the other
+        self._postmaster = 0
+        if self.dialect == "postgresql":
+            with self.ledger.engine.connect() as connection:
+                backend = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+            self._postmaster = int(_stat(backend)[1])
+
+    def job(self, name: str, **options: Any) -> int:
+        """A new job without URLs; its id."""
+        seeding = Admission(job=Job(name=name, delay=0, **options), seeding=name, chunk=0, chunks=1)
+        admit(self.ledger, seeding, time.time())
+        with self.ledger.transaction() as tx:
+            return status.job_id_of(tx, name)
+
+    def fill(self, job_id: int, shape: Shape) -> None:
+        """Make hosts and URLs known to a job; then let the database come to rest."""
+        self._slot += 1
+        values: dict[str, Any] = {"job": job_id, "slot": self._slot, **shape._asdict()}
+        parts = {
+            "hosts": NUMBERS[self.dialect].format(":first", ":last"),
+            "urls": NUMBERS[self.dialect].format("0", ":each - 1"),
+            "host": HOST_NAME[self.dialect],
+            "digest": DIGEST[self.dialect],
+        }
+        with self.ledger.transaction() as tx:
+            for statement in (URLS, QUEUES, HOSTS, COUNTS):
+                text = statement.format(**parts)
+                named = set(re.findall(r"(?<!:):([a-z]+)", text))
+                tx.execute(sa.text(text), {name: value for name, value in values.items() if name in named})
+        with self.ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            # So that writing back what was filled in is over, and the planner knows of it.
+            for statement in (
+                ("VACUUM (ANALYZE, PARALLEL 0)", "CHECKPOINT")
+                if self.dialect == "postgresql"
+                else ("ANALYZE", "PRAGMA wal_checkpoint(TRUNCATE)")
+            ):
+                connection.execute(sa.text(statement)).close()
+
+    def database_cpu(self) -> float:
+        """CPU seconds of the database's processes, background and ended ones included; SQLite has none."""
+        if not self._postmaster:
+            return 0.0
+        ticks = 0
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                fields = _stat(int(process.name))
+                if int(fields[1]) == self._postmaster:
+                    ticks += int(fields[11]) + int(fields[12])
+                elif int(process.name) == self._postmaster:
+                    ticks += sum(map(int, fields[11:15]))  # with what its ended children used
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def close(self) -> None:
+        self.ledger.engine.dispose()
 
 
-def fill(ledger: Ledger, job_id: int, first: int, last: int) -> None:
-    """Make the hosts `first` to `last` and their URLs known."""
-    numbers = {"job": job_id, "first": first, "last": last, "each": URLS_PER_HOST, "queued": QUEUED}
-    with ledger.transaction() as tx:
-        for statement in (FILL, COUNT, HOSTS):
-            named = set(re.findall(r"(?<!:):([a-z]+)", statement))
-            tx.execute(sa.text(statement), {name: number for name, number in numbers.items() if name in named})
-    with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("VACUUM (ANALYZE, PARALLEL 0)"))
-    # So that writing back what was filled in is over. The crawler's role may not order it.
-    subprocess.run(["runuser", "-u", "postgres", "--", "psql", "-qc", "CHECKPOINT"], check=True, cwd="/")
+def _stat(pid: int) -> list[str]:
+    """A process's fields in /proc, from its state on."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def outcome(batch: Batch, dice: random.Random, now: float) -> Report:
-    """As a worker would report `batch`, every page with links to pages of its host, some of them new."""
+# --- driving ----------------------------------------------------------------------------------------------------------
+
+
+def outcome(batch: Batch, dice: random.Random, now: float, known: int) -> Report:
+    """As a worker would report `batch`: every page with links to the `known` pages of its host, some of them new; and
+    the robots.txt, if the batch brought none. `known` = 0: no links."""
     pages, links, requests = [], {}, []
+    robots = {}
+    if batch.job.robots and not batch.robots:
+        requests.append(Request(url=f"http://{batch.host}/robots.txt", at=now - 0.001, status=404, seconds=0.1))
+        robots[f"http://{batch.host}"] = RobotsFile(fetched_at=now, status=404)
     for number, target in enumerate(batch.targets):
         at = now + number / 1000
         pages.append(
@@ -104,68 +190,313 @@ def outcome(batch: Batch, dice: random.Random, now: float) -> Report:
                  content_type="text/html", digest=f"{dice.getrandbits(256):064x}")
         )  # fmt: skip
         requests.append(Request(url=target.url, at=at, status=200, seconds=0.1))
-        for link in range(LINKS):
-            number = dice.randrange(URLS_PER_HOST, 10**9) if link < NEW else dice.randrange(URLS_PER_HOST)
-            url = f"http://{batch.host}/articles/{number}/a-title-of-some-length.html"
+        for link in range(LINKS if known else 0):
+            article = dice.randrange(known, 10**9) if link < NEW else dice.randrange(known)
+            url = f"http://{batch.host}/articles/{article}/a-title-of-some-length.html"
             links[url] = Link(url=url, depth=target.depth + 1, found_on=target.url)
     return Report(
         lease=batch.lease, job=batch.job.name, host=batch.host, worker="worker-1@host", release="bench", delay=0,
-        results=pages, links=list(links.values()), requests=requests,
+        results=pages, links=list(links.values()), requests=requests, robots=robots,
     )  # fmt: skip
 
 
-def drive(ledger: Ledger, dice: random.Random) -> dict[str, float]:
-    """Lease and record PAGES pages; seconds of CPU and of wall clock for each."""
-    pages, spent = 0, dict.fromkeys(("lease", "record", "client"), 0.0)
-    database = postgres_cpu()
-    while pages < PAGES:
+def drive(bench: Bench, pages: int, known: int, at_once: int = AT_ONCE) -> dict[str, float]:
+    """Lease and record some pages, `at_once` batches in a call; milliseconds of CPU and of wall clock for each page."""
+    dice = random.Random(1)  # noqa: S311
+    done, spent = 0, dict.fromkeys(("lease", "record", "client"), 0.0)
+    database = bench.database_cpu()
+    while done < pages:
         began, cpu = time.perf_counter(), time.process_time()
-        batches = lease(ledger, 10, time.time())
+        batches = lease(bench.ledger, at_once, time.time())
         spent["lease"] += time.perf_counter() - began
         spent["client"] += time.process_time() - cpu
         assert batches, "nothing is due"
-        for batch in batches:
-            report = outcome(batch, dice, time.time())
-            began, cpu = time.perf_counter(), time.process_time()
-            pages += record(ledger, report, time.time())
-            spent["record"] += time.perf_counter() - began
-            spent["client"] += time.process_time() - cpu
-    spent["database"] = postgres_cpu() - database
+        reports = [outcome(batch, dice, time.time(), known) for batch in batches]
+        began, cpu = time.perf_counter(), time.process_time()
+        done += record(bench.ledger, reports, time.time())
+        spent["record"] += time.perf_counter() - began
+        spent["client"] += time.process_time() - cpu
+    spent["database"] = bench.database_cpu() - database
     return {
-        "cpu_ms": (spent["client"] + spent["database"]) / pages * 1000,
-        **{f"{part}_ms": seconds / pages * 1000 for part, seconds in spent.items()},
+        "cpu_ms": (spent["client"] + spent["database"]) / done * 1000,
+        **{f"{part}_ms": seconds / done * 1000 for part, seconds in spent.items()},
     }
 
 
-def opened(url: str) -> tuple[Ledger, int]:
-    """An empty ledger with one job."""
+def in_turns(sides: dict[str, Callable[[], dict[str, float]]], rounds: int) -> list[dict[str, Any]]:
+    """Drive both sides in turns, so that what else the machine does meets both alike; a row for each, of medians. The
+    last column: how many times the first side's CPU. Each side runs once before, which warms its caches."""
+    for side in sides.values():
+        side()
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            measured[name].append(side())
+    rows = []
+    for name, of_side in measured.items():
+        medians = {part: round(statistics.median(one[part] for one in of_side), 3) for part in of_side[0]}
+        rows.append({"what": name, **medians, "cpu_ms_rounds": [round(one["cpu_ms"], 3) for one in of_side]})
+    for row in rows:
+        row["x"] = round(row["cpu_ms"] / rows[0]["cpu_ms"], 2)
+        _say(row)
+    return rows
+
+
+SUMMED = ("median_ms", "max_ms", "cpu_ms")
+
+
+def timed(
+    bench: Bench, what: str, call: Callable[[], Any], after: Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    """How long `call` takes, REPEATS times; `after` is given what it returned, and not timed."""
+    walls, cpu = [], 0.0
+    for _ in range(REPEATS):
+        database = bench.database_cpu()
+        client, began = time.process_time(), time.perf_counter()
+        returned = call()
+        walls.append((time.perf_counter() - began) * 1000)
+        cpu += time.process_time() - client
+        cpu += bench.database_cpu() - database
+        if after:
+            after(returned)
+    milliseconds = (statistics.median(walls), max(walls), cpu / REPEATS * 1000)
+    row = {"what": what, **{part: round(value, 2) for part, value in zip(SUMMED, milliseconds, strict=True)}}
+    _say(row)
+    return row
+
+
+def _say(row: dict[str, Any]) -> None:
+    print(json.dumps(row), file=sys.stderr, flush=True)
+
+
+# --- the parts: each is given how to open an empty ledger, and how many URLs a large one knows ------------------------
+
+
+class Options(NamedTuple):
+    opened: Callable[[str], Bench]
+    known: int
+    rounds: int
+    watched: float
+
+
+def sizes(options: Options) -> list[dict[str, Any]]:
+    """A page, by how many URLs the ledger knows: on 500-URL hosts, with 40 links a page, one of them new."""
+    small, large = options.opened("small"), options.opened("large")
+    small_job, large_job = small.job("bench"), large.job("bench")
+    small.fill(small_job, Shape(0, SIZES[0] // URLS_PER_HOST - 1))
+    rows: list[dict[str, Any]] = []
+    hosts = 0
+    for size in SIZES[1:]:
+        large.fill(large_job, Shape(hosts, size // URLS_PER_HOST - 1))
+        hosts = size // URLS_PER_HOST
+        sides = {
+            urls: (lambda bench=bench: drive(bench, PAGES, URLS_PER_HOST, at_once=10))
+            for urls, bench in ((f"{SIZES[0]:,} URLs", small), (f"{size:,} URLs", large))
+        }
+        rows += in_turns(sides, options.rounds)
+    small.close()
+    large.close()
+    return rows
+
+
+def alone(options: Options) -> list[dict[str, Any]]:
+    """A page of a full batch, and a page on a host of its own. Without links, which cost both the same."""
+    small, large = options.opened("small"), options.opened("large")
+    small.fill(small.job("bench"), Shape(0, ALONE_HOSTS // URLS_PER_HOST * 5 - 1))
+    large.fill(large.job("bench"), Shape(0, ALONE_HOSTS - 1, each=1, queued=1))
+    pages = min(ALONE_PAGES, ALONE_HOSTS // (options.rounds + 1))
+    sides = {"a full batch": lambda: drive(small, pages, 0), "a host of its own": lambda: drive(large, pages, 0)}
+    rows = in_turns(sides, options.rounds)
+    small.close()
+    large.close()
+    return rows
+
+
+def host(options: Options) -> list[dict[str, Any]]:
+    """A page by how many URLs of its host are known: batch by batch, with 40 links a page, one of them new."""
+    small, large = options.opened("small"), options.opened("large")
+    small.fill(small.job("bench"), Shape(0, 19, each=HOST_URLS, queued=HOST_URLS))
+    large.fill(large.job("bench"), Shape(0, 0, each=options.known, queued=options.known // 10))
+    pages = min(PAGES, 20 * HOST_URLS // (options.rounds + 1), options.known // 10 // (options.rounds + 1))
+    sides = {
+        f"a host of {HOST_URLS:,} URLs": lambda: drive(small, pages, HOST_URLS, at_once=1),
+        f"a host of {options.known:,} URLs": lambda: drive(large, pages, options.known, at_once=1),
+    }
+    rows = in_turns(sides, options.rounds)
+    small.close()
+    large.close()
+    return rows
+
+
+def paused(options: Options) -> list[dict[str, Any]]:
+    """`lease()` of a small job, before and after another job with `known` due hosts is there and paused."""
+    bench = options.opened("large")
+    bench.fill(bench.job("small"), Shape(0, 99, each=URLS_PER_HOST, queued=URLS_PER_HOST))
+    large, dice = bench.job("large"), random.Random(1)  # noqa: S311
+
+    def give_back(batches: list[Batch]) -> None:
+        record(bench.ledger, [outcome(batch, dice, time.time(), 0) for batch in batches], time.time())
+
+    rows = []
+    for others in (0, options.known):
+        if others:
+            bench.fill(large, Shape(1000, 999 + others, each=1, queued=1))
+            orders.set_state(bench.ledger, "large", "paused", time.time())
+        for number in (1, 10):
+            what = f"lease() of {number}, {others:,} due hosts paused"
+            rows.append(timed(bench, what, lambda n=number: lease(bench.ledger, n, time.time()), give_back))
+        # All of the small job's hosts are under way now, so that nothing is due.
+        held = lease(bench.ledger, 1000, time.time())
+        what = f"lease() with nothing due, {others:,} due hosts paused"
+        rows.append(timed(bench, what, lambda: lease(bench.ledger, 10, time.time())))
+        give_back(held)
+    bench.close()
+    return rows
+
+
+def housekeeping(options: Options) -> list[dict[str, Any]]:
+    """What the scheduler does each second (the samples: every five), with a running job of `known` hosts."""
+    bench = options.opened("large")
+    bench.fill(bench.job("large"), Shape(0, options.known - 1, each=1, queued=1))
+    rows = [timed(bench, name, lambda c=chore: c(bench.ledger, time.time())) for name, chore in CHORES.items()]
+    what = f"all of it, {options.known:,} hosts"
+    rows.append({"what": what, **{part: round(sum(row[part] for row in rows), 2) for part in SUMMED}})
+    _say(rows[-1])
+    bench.close()
+    return rows
+
+
+def order(options: Options) -> list[dict[str, Any]]:
+    """How long others wait while another process orders that a job of `known` URLs be cancelled, then resumed; and
+    while all pages of another such job are called for a new visit."""
+    bench, each = options.opened("large"), 1000
+    bench.fill(bench.job("small"), Shape(0, 99, each=URLS_PER_HOST, queued=URLS_PER_HOST))
+    bench.fill(bench.job("large"), Shape(1000, 999 + options.known // each, each=each, queued=each))
+    rows = [_others_wait(bench, options.watched, "large", "cancelled", lambda counts, _: counts["queued"] == 0)]
+    rows.append(_others_wait(bench, options.watched, "large", "running", lambda counts, _: counts["excluded"] == 0))
+    orders.set_state(bench.ledger, "large", "paused", time.time())
+    bench.fill(bench.job("pages", recrawl=86400), Shape(500_000, 499_999 + options.known // each, each=each, queued=0))
+    rows.append(
+        _others_wait(bench, options.watched, "pages", "revisited", lambda counts, again: counts["done"] <= again)
+    )
+    bench.close()
+    return rows
+
+
+def _others_wait(
+    bench: Bench, watched: float, job: str, what: str, reached: Callable[[dict[str, int], int], bool]
+) -> dict[str, Any]:
+    """Order a state for a job ("revisited": nothing, time does). Lease, record, block and ask meanwhile, until the
+    counts have `reached` what was ordered; it is also told how many of the job's pages were recorded meanwhile. Batches
+    of the job that were leased before come back meanwhile as well."""
+    dice = random.Random(1)  # noqa: S311
+    leased = lease(bench.ledger, 300, time.time())
+    held = [batch for batch in leased if batch.job.name == job]
+    others = [outcome(batch, dice, time.time(), URLS_PER_HOST) for batch in leased if batch.job.name != job]
+    record(bench.ledger, others, time.time())
+    url = bench.ledger.engine.url.render_as_string(hide_password=False)
+    bench.ledger.engine.dispose()  # connections do not survive a fork
+    ordering = multiprocessing.get_context("fork").Process(target=_order, args=(url, job, what))
+    longest: dict[str, float] = {}
+    refused = recorded = 0
+
+    def wait(what: str, call: Callable[[], Any]) -> Any:
+        nonlocal refused
+        began = time.perf_counter()
+        while True:
+            try:
+                returned = call()
+                break
+            except sa.exc.OperationalError:  # SQLite: "database is locked", after five seconds
+                refused += 1
+        longest[what] = max(longest.get(what, 0.0), time.perf_counter() - began)
+        return returned
+
+    began = time.perf_counter()
+    ordering.start()
+    while True:
+        ended = not ordering.is_alive()
+        batches = wait("lease", lambda: lease(bench.ledger, 1, time.time()))
+        if held:
+            batches.append(held.pop())
+        reports = [outcome(batch, dice, time.time(), URLS_PER_HOST) for batch in batches]
+        recorded += sum(len(report.results) for report in reports if report.job == job)
+        wait("record", lambda reports=reports: record(bench.ledger, reports, time.time()))
+        for name, chore in CHORES.items():
+            wait(name, lambda chore=chore: chore(bench.ledger, time.time()))
+        wait("block", lambda: orders.block(bench.ledger, "blocked.example", time.time()))
+        shown = status.snapshots(bench.ledger, time.time())
+        counts = next(snapshot["counts"] for snapshot in shown if snapshot["job"] == job)
+        over = ended and reached(counts, recorded)
+        if over or time.perf_counter() - began > watched:
+            break
+    if not ended:
+        ordering.terminate()
+    row = {
+        "what": f"a job of {counts['discovered']:,} URLs {what}",
+        **{f"{name}_ms": round(seconds * 1000, 1) for name, seconds in longest.items()},
+        "watched_ms": round((time.perf_counter() - began) * 1000, 1),
+        "over": over,
+        "refused": refused,
+    }
+    ordering.join()
+    assert not ended or ordering.exitcode == 0, "the order failed"
+    _say(row)
+    return row
+
+
+def _order(url: str, job: str, state: str) -> None:
+    """The process that orders."""
     ledger = Ledger.open(url)
-    ledger.create()
-    seeding = Admission(job=Job(name="bench", delay=0), seeding="bench", chunk=0, chunks=1)
-    admit(ledger, seeding, time.time())
-    with ledger.transaction() as tx:
-        return ledger, tx.execute(sa.text("SELECT job_id FROM jobs")).scalar_one()
+    while state != "revisited":
+        try:
+            orders.set_state(ledger, job, state, time.time())
+            break
+        except sa.exc.OperationalError:  # as above
+            time.sleep(0.01)
+
+
+PARTS: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
+    "sizes": sizes,
+    "alone": alone,
+    "host": host,
+    "paused": paused,
+    "housekeeping": housekeeping,
+    "order": order,
+}
+WITHOUT_SQLITE = ("sizes",)
+"""PostgreSQL alone: ten million URLs are a fleet's."""
+
+
+def openers(database: str) -> Callable[[str], Bench]:
+    """How to open an empty ledger by name, `small` or `large`."""
+    if database.startswith("sqlite:"):
+        folder = Path(database.removeprefix("sqlite:"))
+
+        def sqlite(name: str) -> Bench:
+            for file in folder.glob(f"bench_{name}.sqlite*"):
+                file.unlink()
+            return Bench(f"sqlite:///{folder}/bench_{name}.sqlite")
+
+        return sqlite
+    base = Path(database).read_text().strip().rpartition("/")[0]
+    return lambda name: Bench(f"{base}/bench_{name}")
 
 
 def main() -> None:
-    base = Path(sys.argv[1]).read_text().strip().rpartition("/")[0]
-    dice = random.Random(1)  # noqa: S311
-    (small, job_id), (large, _) = opened(f"{base}/bench_small"), opened(f"{base}/bench_large")
-    fill(small, job_id, 0, SIZES[0] // URLS_PER_HOST - 1)
-    results: list[dict[str, Any]] = []
-    hosts = 0
-    for size in SIZES[1:]:
-        fill(large, job_id, hosts, size // URLS_PER_HOST - 1)
-        hosts = size // URLS_PER_HOST
-        for ledger in (small, large):
-            drive(ledger, dice)  # warms the caches of both sides
-        # In turns: what else the machine does meets both alike.
-        rounds = [(drive(small, dice), drive(large, dice)) for _ in range(ROUNDS)]
-        for urls, of_size in ((SIZES[0], [pair[0] for pair in rounds]), (size, [pair[1] for pair in rounds])):
-            row = {part: round(statistics.median(one[part] for one in of_size), 3) for part in of_size[0]}
-            spread = [round(one["cpu_ms"], 3) for one in of_size]
-            results.append({"urls": urls, **row, "cpu_ms_rounds": spread})
-            print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("database", help="a file with a PostgreSQL URL, or sqlite:FOLDER")
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--known", type=int, default=1_000_000, help="URLs, or hosts, of a large ledger or job")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--watched", type=float, default=WATCHED, help="seconds for which others are watched at most")
+    options = parser.parse_args()
+    opened = openers(options.database)
+    results: dict[str, Any] = {}
+    for part in options.parts.split(","):
+        if options.database.startswith("sqlite:") and part in WITHOUT_SQLITE:
+            continue
+        results[part] = PARTS[part](Options(opened, options.known, options.rounds, options.watched))
     print(json.dumps(results))
 
 

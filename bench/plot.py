@@ -1,10 +1,14 @@
-"""Draws docs/performance.png from docs/performance.json; in the bench's own environment, which has matplotlib."""
+"""Draws docs/performance.png and docs/hosts.png from docs/performance.json, in the bench's own environment.
+
+python bench/plot.py docs/performance.json docs
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 
@@ -13,8 +17,14 @@ from matplotlib import pyplot
 
 
 def main() -> None:
-    source, target = map(Path, sys.argv[1:])
+    source, folder = map(Path, sys.argv[1:])
     results = json.loads(source.read_text())
+    _speeds(results, folder / "performance.png")
+    if points := results.get("sites", {}).get("hosts", {}).get("over_time"):
+        _over_time(results["sites"]["hosts"]["title"], points, folder / "hosts.png")
+
+
+def _speeds(results: dict[str, Any], target: Path) -> None:
     figure, (speed, cost, memory) = pyplot.subplots(1, 3, figsize=(17, 4.5), width_ratios=(2, 1, 1))
     rows = sorted(results.get("contestants", {}).values(), key=lambda row: row["median"])
     medians = [row["median"] for row in rows]
@@ -23,14 +33,24 @@ def main() -> None:
     speed.bar_label(bars, fmt="%.0f", padding=6)
     speed.margins(x=0.12)
     speed.set_title("Pages per CPU second, all processes counted")
-    if sizes := results.get("frontier", {}).get("sizes"):
-        pairs = list(zip(sizes[::2], sizes[1::2], strict=True))
-        ratios = [large["cpu_ms"] / small["cpu_ms"] for small, large in pairs]
-        cost.plot([sizes[0]["urls"], *(large["urls"] for _, large in pairs)], [1, *ratios], marker="o")
+    if sizes := results.get("frontier", {}).get("postgresql", {}).get("sizes"):
+        known = [int(row["what"].partition(" ")[0].replace(",", "")) for row in sizes]
+        cost.plot([known[0], *known[1::2]], [1, *(row["x"] for row in sizes[1::2])], marker="o")
         cost.set(xscale="log", ylim=(0, 1.5), xlabel="URLs known", title="Ledger: CPU a page, relative")
     if points := results.get("endurance", {}).get("memory_mib"):
         memory.plot(*zip(*points, strict=True))
         memory.set(ylim=(0, 260), xlabel="pages fetched", title="Worker, 64 hosts: memory, MiB")
+    figure.tight_layout()
+    figure.savefig(target, dpi=90)
+
+
+def _over_time(title: str, points: list[tuple[int, int]], target: Path) -> None:
+    """`points`: (seconds since the first page, pages fetched from there to the next point)."""
+    seconds, pages = zip(*points, strict=True)
+    width = seconds[1] - seconds[0] if len(seconds) > 1 else 1
+    figure, axes = pyplot.subplots(figsize=(9, 4))
+    axes.step(seconds, [count / width for count in pages], where="post")
+    axes.set(xlabel="seconds", ylabel="pages a second", title=title, ylim=(0, None), xlim=(0, None))
     figure.tight_layout()
     figure.savefig(target, dpi=90)
 

@@ -1,8 +1,10 @@
 """Measures, side by side and in turns, how many pages a second of CPU time buys: ours, Scrapy, and the recipe of old.
 
-    python bench/run.py                     everything; writes docs/performance.md, .json and .png
+    python bench/run.py                                 everything; writes docs/performance.md, .json and .png
     python bench/run.py --rounds 1 --only scrapy,alone
-    python bench/run.py --only frontier     the ledger with up to ten million URLs
+    python bench/run.py --only frontier --parts order --known 5000000 --watched 900
+    python bench/run.py --only hosts --hosts 200000     the whole system, with docs/hosts.png
+    python bench/run.py --only corpus --corpus-seed 20261124
 
 CPU time is that of every process a contestant needs, but for the web server. It takes root, for containers and names.
 """
@@ -10,6 +12,7 @@ CPU time is that of every process a contestant needs, but for the web server. It
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -22,60 +25,53 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import corpus
 import report
 import stage
+import workloads
 from stage import BENCH, CACHE, HOST, ROOT, Process, Spent
+from workloads import Workload
 
 RECIPE_PAGES = 1000
 """The recipe is too slow for them all."""
 ENDURANCE_PAGES = 100_000
 SEEDS = 1_000_000
+SLICE = 10
+"""Seconds of one point in the curve of pages over time."""
 FLEET = "bench"
+EMBEDDED = CACHE / "embedded"
 
 
-def seeds(names: str = stage.CRAWLED) -> list[str]:
-    return [f"http://{host}/" for host in stage.hosts(names)]
-
-
-def job_file(name: str, archive: str) -> Path:
-    """A job as all contestants do it: every page, no delay, four at a time from one host."""
-    job = {"name": name, "seeds": seeds(), "scope": {"kind": "host"}, "delay": 0, "connections": 4, "archive": archive}
-    path = CACHE / f"{name}.yml"
-    path.write_text(json.dumps(job))  # JSON is YAML
-    return path
+def job_options(name: str, archive: str, work: Workload) -> list[str | Path]:
+    """seed.py's options for a job as all contestants do it: every page, no delay, four at a time from one host."""
+    job = {"name": name, "scope": {"kind": "host"}, "delay": 0, "connections": 4, "archive": archive}
+    described, seeds = CACHE / f"{name}.yml", CACHE / f"{name}.txt"
+    described.write_text(json.dumps(job))  # JSON is YAML
+    seeds.write_text("\n".join(work.seeds))
+    return ["--job", described, "--file", seeds]
 
 
 # --- contestants: each crawls, and returns what it took and how many pages it got -----------------------------------
 
 
-def scrapy(tools: Path, kind: str = "documented", names: str = stage.CRAWLED[:3]) -> tuple[Spent, int]:
-    """Half the hosts: a page costs it the same however many there are, and it takes its time."""
+def scrapy(tools: Path, work: Workload, kind: str = "documented") -> tuple[Spent, int]:
     output = CACHE / "scrapy.jsonl"
-    spent = Process(tools / "python", BENCH / "scrapy_spider.py", kind, output, *seeds(names), log="scrapy").wait()
+    spent = Process(tools / "python", BENCH / "scrapy_spider.py", kind, output, *work.seeds, log="scrapy").wait()
     return spent, len(output.read_text().splitlines())
 
 
-def scrapy_bare(tools: Path) -> tuple[Spent, int]:
-    return scrapy(tools, "bare", stage.CRAWLED)
+def scrapy_bare(tools: Path, work: Workload) -> tuple[Spent, int]:
+    return scrapy(tools, work, "bare")
 
 
-def recipe(_: Path) -> tuple[Spent, int]:
+def recipe(_: Path, work: Workload) -> tuple[Spent, int]:
     url = _recipe_broker()
     before = stage.units()["rabbitmq"]
     command: list[str | Path] = [stage.BIN / "celery", "-A", "recipe", "worker", "-P", "prefork", "-c", "10"]
-    worker = Process(
-        *command,
-        "-n",
-        "recipe@here",
-        "-l",
-        "WARNING",
-        log="recipe-worker",
-        RECIPE_BROKER_URL=url,
-        PYTHONPATH=str(BENCH),
-    )
-    driver = Process(
-        sys.executable, BENCH / "recipe.py", str(RECIPE_PAGES), *seeds(), log="recipe", RECIPE_BROKER_URL=url
-    ).wait()
+    environment = {"RECIPE_BROKER_URL": url, "PYTHONPATH": str(BENCH)}
+    worker = Process(*command, "-n", "recipe@here", "-l", "WARNING", log="recipe-worker", **environment)
+    pages = str(RECIPE_PAGES)
+    driver = Process(sys.executable, BENCH / "recipe.py", pages, *work.seeds, log="recipe", **environment).wait()
     broker = stage.units()["rabbitmq"] - before
     workers = worker.end()
     parts = {"driver": driver.cpu, "workers": workers.cpu, "rabbitmq": broker}
@@ -94,49 +90,52 @@ def _recipe_broker() -> str:
     return re.sub(r"//.*@(.*/).*", r"//recipe:recipe@\1recipe", ours)
 
 
-def alone(_: Path) -> tuple[Spent, int]:
+def alone(tools: Path, work: Workload) -> tuple[Spent, int]:
     urls = CACHE / "urls.txt"
     if not urls.exists():
-        embedded(_)
+        embedded(tools, work)
+        # What a crawl asks for, errors and pictures included, is what the worker alone is given.
+        with contextlib.closing(sqlite3.connect(EMBEDDED / "ledger.sqlite")) as ledger:
+            asked = ledger.execute("SELECT url FROM requests WHERE url NOT LIKE '%/robots.txt' ORDER BY url")
+            urls.write_text("\n".join(url for (url,) in asked))
     spent = Process(sys.executable, BENCH / "worker_alone.py", urls, log="alone").wait()
     told = json.loads(spent.output)
     spent.parts = {"peak MiB": max(size for _, size in told["memory"])}
     return spent, told["pages"]
 
 
-def embedded(_: Path) -> tuple[Spent, int]:
-    folder = CACHE / "embedded"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    summary, ledger = folder / "summary.json", folder / "ledger.sqlite"
-    job = job_file("embedded", "none")
-    options = ("--local", "--job", job, "--ledger", ledger, "--summary", summary)
-    spent = Process(sys.executable, ROOT / "crawler/seed.py", *options, log="embedded").wait()
-    # What a crawl asks for, errors and pictures included, is what the worker alone is given.
-    asked = sqlite3.connect(ledger).execute("SELECT url FROM requests WHERE url NOT LIKE '%/robots.txt' ORDER BY url")
-    (CACHE / "urls.txt").write_text("\n".join(url for (url,) in asked))
+def embedded(_: Path, work: Workload) -> tuple[Spent, int]:
+    shutil.rmtree(EMBEDDED, ignore_errors=True)
+    EMBEDDED.mkdir()
+    summary = EMBEDDED / "summary.json"
+    options = ("--local", "--ledger", EMBEDDED / "ledger.sqlite", "--summary", summary)
+    command = [sys.executable, ROOT / "crawler/seed.py", *options, *job_options("embedded", "none", work)]
+    spent = Process(*command, log="embedded").wait()
     return spent, json.loads(summary.read_text())["counts"]["done"]
 
 
-def system(_: Path, archive: str = "none") -> tuple[Spent, int]:
+def system(_: Path, work: Workload, archive: str = "none") -> tuple[Spent, int]:
     name = f"{archive}-{time.strftime('%H%M%S')}"
-    job, summary = job_file(name, archive), CACHE / "system.json"
+    summary = CACHE / "system.json"
     group, parts = stage.container_cpu(), stage.units()
-    options = ("--fleet", FLEET, "--job", job, "--watch", "--timeout", "900", "--summary", summary)
-    spent = Process(sys.executable, ROOT / "crawler/seed.py", *options, log="system").wait()
+    patience = str(900 + work.pages // 20)
+    options = ("--fleet", FLEET, "--watch", "--timeout", patience, "--summary", summary)
+    command = [sys.executable, ROOT / "crawler/seed.py", *options, *job_options(name, archive, work)]
+    spent = Process(*command, log="system").wait()
     inside = stage.container_cpu() - group
     units = {unit: round(cpu - parts[unit], 2) for unit, cpu in stage.units().items() if cpu - parts[unit] >= 0.1}
     spent.parts = {"seed.py": round(spent.cpu, 2), **dict(sorted(units.items()))}
     spent.cpu += inside
-    job.unlink()
+    spent.output = name
     return spent, json.loads(summary.read_text())["counts"]["done"]
 
 
-def system_warc(tools: Path) -> tuple[Spent, int]:
-    return system(tools, "warc")
+def system_warc(tools: Path, work: Workload) -> tuple[Spent, int]:
+    return system(tools, work, "warc")
 
 
-CONTESTANTS: dict[str, tuple[str, Callable[[Path], tuple[Spent, int]]]] = {
+Contestant = Callable[[Path, Workload], tuple[Spent, int]]
+CONTESTANTS: dict[str, tuple[str, Contestant]] = {
     "scrapy": ("Scrapy, tuned: LinkExtractor and its own dedup, one process", scrapy),
     "bare": ("Scrapy, tuned, with links and dedup by hand instead", scrapy_bare),
     "recipe": ("The recipe: a Celery task per URL, requests, BeautifulSoup", recipe),
@@ -145,31 +144,77 @@ CONTESTANTS: dict[str, tuple[str, Callable[[Path], tuple[Spent, int]]]] = {
     "system": ("Our whole system: broker, database, scheduler, 2 recorders, 2 workers", system),
     "warc": ("Our whole system, every page archived (WARC)", system_warc),
 }
+SLOW = ("scrapy", "bare")
+"""They crawl a third of the hosts: a page costs them the same however many there are, and they take their time."""
 
 
 def race(names: list[str], rounds: int, tools: Path, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Let the contestants run in turns; `keep` is given the results so far after each."""
-    expected = sum(len(urls) for urls in stage.pages().values()) * len(stage.CRAWLED)
+    """Let the contestants crawl the fixed documentation in turns; `keep` is given the results so far after each."""
+    whole, third = workloads.documentation(), workloads.documentation(stage.CRAWLED[:2])
     results: dict[str, Any] = {name: {"title": CONTESTANTS[name][0], "rounds": []} for name in names}
     for _ in range(rounds):
         for name in names:
-            load = os.getloadavg()[0]
-            spent, pages = CONTESTANTS[name][1](tools)
             rows = results[name]["rounds"]
-            rows.append(
-                {
-                    "pages": pages,
-                    "cpu": round(spent.cpu, 2),
-                    "wall": round(spent.wall, 2),
-                    "pages_per_cpu_second": round(pages / spent.cpu, 1),
-                    "parts": {part: round(cpu, 2) for part, cpu in spent.parts.items()},
-                    "load_before": round(load, 1),
-                }
-            )
-            print(name, json.dumps(rows[-1]), flush=True)
-            speeds = [row["pages_per_cpu_second"] for row in rows]
-            results[name] |= {"median": statistics.median(speeds), "min": min(speeds), "max": max(speeds)}
-            keep({"expected": expected, "contestants": {name: row for name, row in results.items() if row["rounds"]}})
+            rows.append(_round(name, third if name in SLOW else whole, tools))
+            results[name] |= _spread(rows)
+            reached = {name: row for name, row in results.items() if row["rounds"]}
+            keep({"expected": whole.pages, "contestants": reached})
+
+
+def sites(
+    names: list[str], rounds: int, tools: Path, settings: workloads.Settings, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Crawl the other workloads in turns, each contestant of each once a round."""
+    chosen = {name: workloads.WORKLOADS[name](settings) for name in names}
+    results: dict[str, Any] = {
+        name: {"title": work.title, "pages": work.pages, "contestants": {}} for name, work in chosen.items()
+    }
+    for number in range(rounds):
+        for name, work in chosen.items():
+            for contestant in work.contestants if number == 0 or name not in workloads.ONCE else ():
+                row = _round(contestant, work, tools)
+                of_work = results[name]["contestants"].setdefault(contestant, {"rounds": []})
+                of_work["rounds"].append(row)
+                of_work |= _spread(of_work["rounds"])
+                if name == "hosts" and contestant == "system":
+                    results[name]["over_time"] = _over_time(row["job"])
+                keep({"sites": {name: row for name, row in results.items() if row["contestants"]}})
+
+
+def _round(name: str, work: Workload, tools: Path) -> dict[str, Any]:
+    """Let a contestant crawl once."""
+    load = os.getloadavg()[0]
+    spent, pages = CONTESTANTS[name][1](tools, work)
+    row = {
+        "pages": pages,
+        "cpu": round(spent.cpu, 2),
+        "wall": round(spent.wall, 2),
+        "pages_per_cpu_second": round(pages / spent.cpu, 1),
+        "parts": {part: round(cpu, 2) for part, cpu in spent.parts.items()},
+        "load_before": round(load, 1),
+    }
+    if name in ("system", "warc"):
+        row["job"] = spent.output
+    exact = "" if pages == work.pages or name == "recipe" else f" instead of {work.pages:,}"
+    print(f"{name}, {work.title}: {pages:,} pages{exact}", json.dumps(row), flush=True)
+    return row
+
+
+def _spread(rows: list[dict[str, Any]]) -> dict[str, float]:
+    speeds = [row["pages_per_cpu_second"] for row in rows]
+    return {"median": statistics.median(speeds), "min": min(speeds), "max": max(speeds)}
+
+
+def _over_time(job: str) -> list[tuple[int, int]]:
+    """(seconds since the first page, pages fetched in the SLICE seconds from there) of a finished job."""
+    fetched = f"""
+        SELECT slice * {SLICE}, count(*) FROM (
+            SELECT floor((fetched_at - min(fetched_at) OVER ()) / {SLICE})::int AS slice
+            FROM urls JOIN jobs USING (job_id) WHERE name = '{job}' AND urls.state = 'done'
+        ) pages GROUP BY slice ORDER BY slice"""  # noqa: S608  the name is our own
+    psql = ["runuser", "-u", "postgres", "--", "psql", "-AtF", " ", "-d", "crawler", "-c", fetched]
+    lines = stage.run("podman", "exec", "--workdir", "/", HOST, *psql).splitlines()
+    return [(int(second), int(pages)) for second, pages in (line.split() for line in lines)]
 
 
 # --- the other promises ---------------------------------------------------------------------------------------------
@@ -205,35 +250,61 @@ def seeding() -> dict[str, Any]:
     return {"urls": SEEDS, "wall": round(spent.wall, 2), "cpu": round(spent.cpu, 2), "per_second": speed}
 
 
-def frontier() -> dict[str, Any]:
-    """What a page costs in the ledger, by how many URLs it knows; measured on the database's host."""
+def frontier(**options: str | int | None) -> dict[str, Any]:
+    """What the ledger costs, on PostgreSQL and SQLite; measured on the database's host. `options`: of frontier.py."""
     program = (BENCH / "frontier.py").read_text()
-    database = ["runuser", "-u", "postgres", "--"]
+    as_postgres = ["podman", "exec", "--workdir", "/", HOST, "runuser", "-u", "postgres", "--"]
     names = ("bench_small", "bench_large")
+    # So that filling is over when measuring begins; the host is thrown away afterwards.
+    stage.run(*as_postgres, "psql", "-qc", "GRANT pg_checkpoint TO crawler")
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    python = ["/opt/crawler/current/venv/bin/python", "-"]
+    told: dict[str, Any] = {}
     for name in names:
-        stage.run("podman", "exec", HOST, *database, "createdb", "--owner", "crawler", name)
+        stage.run(*as_postgres, "createdb", "--owner", "crawler", name)
     try:
-        python = ["/opt/crawler/current/venv/bin/python", "-", "/etc/crawler/credentials/database_url"]
-        told = stage.run("podman", "exec", "-i", HOST, *python, input=program)
+        for dialect, database in (
+            ("postgresql", "/etc/crawler/credentials/database_url"),
+            ("sqlite", "sqlite:/var/tmp"),
+        ):
+            output = stage.run("podman", "exec", "-i", HOST, *python, database, *given, input=program)
+            told[dialect] = json.loads(output)
     finally:
         for name in names:
-            stage.run("podman", "exec", HOST, *database, "dropdb", "--force", name)
-    return {"sizes": json.loads(told)}
+            stage.run(*as_postgres, "dropdb", "--force", name)
+        stage.run("podman", "exec", HOST, "sh", "-c", "rm -f /var/tmp/bench_*")
+    return told
 
 
-EXTRAS: dict[str, Callable[[], dict[str, Any]]] = {"seeding": seeding, "frontier": frontier, "endurance": endurance}
+EXTRAS: dict[str, Callable[..., dict[str, Any]]] = {"seeding": seeding, "frontier": frontier, "endurance": endurance}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = [*CONTESTANTS, *workloads.WORKLOADS, *EXTRAS]
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", help=f"some of {','.join(every)}; the other results stay")
+    parser.add_argument("--keep", action="store_true", help="leave the containers up")
+    parser.add_argument("--report", action="store_true", help="measure nothing: write the report of the last results")
+    parser.add_argument("--hosts", type=int, default=2_000, help="of `hosts`; more than 20,000: the whole system alone")
+    parser.add_argument("--parts", help="of `frontier`: see frontier.py")
+    parser.add_argument("--known", type=int, help="of `frontier`: URLs of a large ledger (default 1,000,000)")
+    parser.add_argument("--watched", type=int, help="of `frontier`: seconds for which an order is watched (default 60)")
+    today = int(time.strftime("%Y%m%d"))
+    parser.add_argument("--corpus-seed", type=int, default=today, help="of `corpus` (default: today, %(default)s)")
+    parser.add_argument("--corpus-sites", type=int, default=3)
+    parser.add_argument("--corpus-least", type=int, default=200, help="pages of a site (default %(default)s)")
+    parser.add_argument("--corpus-most", type=int, default=3_000, help="pages of a site (default %(default)s)")
+    parser.add_argument("--corpus-size", type=int, default=corpus.SIZE, help="bytes of a package, at most")
+    options = parser.parse_args()
+    options.chosen = options.only.split(",") if options.only else every
+    if unknown := set(options.chosen) - set(every):
+        parser.error(f"--only {','.join(sorted(unknown))}: there are {', '.join(every)}")
+    return options
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", help=f"some of {','.join([*CONTESTANTS, *EXTRAS])}; the other results stay")
-    parser.add_argument("--keep", action="store_true", help="leave the containers up")
-    parser.add_argument("--report", action="store_true", help="measure nothing: write the report of the last results")
-    options = parser.parse_args()
-    chosen = options.only.split(",") if options.only else [*CONTESTANTS, *EXTRAS]
-    if unknown := set(chosen) - {*CONTESTANTS, *EXTRAS}:
-        parser.error(f"--only {','.join(sorted(unknown))}: there are {', '.join([*CONTESTANTS, *EXTRAS])}")
+    options = _options()
     CACHE.mkdir(parents=True, exist_ok=True)
     kept = CACHE / "results.json"
     tools = stage.tools()
@@ -242,25 +313,40 @@ def main() -> int:
     else:
         stage.deploy()
         stage.web()
+        stage.introduce()
         results = {"machine": report.machine(tools)}
 
         def keep(more: dict[str, Any]) -> None:
             before = json.loads(kept.read_text()) if kept.exists() else {}
-            if "contestants" in more:
-                more["contestants"] = before.get("contestants", {}) | more["contestants"]
-            kept.write_text(json.dumps(before | results | more, indent=1) + "\n")
+            kept.write_text(json.dumps(_merged(before, results | more), indent=1) + "\n")
 
-        if racing := [name for name in CONTESTANTS if name in chosen]:
+        if racing := [name for name in CONTESTANTS if name in options.chosen]:
             race(racing, options.rounds, tools, keep)
+        if crawled := [name for name in workloads.WORKLOADS if name in options.chosen]:
+            of_corpus = {name: getattr(options, name) for name in workloads.Settings._fields}
+            sites(crawled, options.rounds, tools, workloads.Settings(**of_corpus), keep)
         for name in EXTRAS:
-            if name in chosen:
-                keep(measured := {name: EXTRAS[name]()})
+            if name in options.chosen:
+                of_frontier = {option: getattr(options, option) for option in ("parts", "known", "watched")}
+                keep(measured := {name: EXTRAS[name](**(of_frontier if name == "frontier" else {}))})
                 print(json.dumps(measured), flush=True)
         results = json.loads(kept.read_text())
         if not options.keep:
             stage.down()
     report.write(results, ROOT / "docs", tools)
     return 0
+
+
+def _merged(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """`before` with the parts that were measured again; what was not measured again stays."""
+    merged = before | more
+    for name in {"contestants", "sites"} & before.keys() & more.keys():
+        merged[name] = before[name] | more[name]
+    if "frontier" in before and "frontier" in more:
+        merged["frontier"] = {
+            dialect: before["frontier"].get(dialect, {}) | parts for dialect, parts in more["frontier"].items()
+        }
+    return merged
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -22,13 +23,15 @@ NAMES = "abcdefghijklmnop"
 """Every site is there once for each of these: 64 hosts."""
 CRAWLED = NAMES[:6]
 """Of which a round crawls these: 24 hosts, some 10,000 pages."""
+SITES_MADE, CORPUS = CACHE / "web", CACHE / "corpus"
+AUTHORITY = SITES_MADE / "ca.pem"
 WEB, HOST, NETWORK = "crawler-bench-web", "bench-bench1", "crawler-bench"
 INVENTORY = "bench/inventory"
 
 
 def run(*command: str | Path, **options: Any) -> str:
     """A command's output; its errors are shown when it fails."""
-    ran = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, **options)
+    ran = subprocess.run(list(map(str, command)), **{"capture_output": True, "text": True, "cwd": ROOT, **options})
     if ran.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} failed:\n{ran.stdout[-3000:]}{ran.stderr[-3000:]}")
     return str(ran.stdout)
@@ -69,21 +72,61 @@ def deploy() -> None:
 
 
 def web() -> None:
-    """nginx with the documentation, under all its names; and a hosts file with them for what runs on this machine."""
-    CACHE.mkdir(parents=True, exist_ok=True)
+    """nginx with all sites, started anew, and the name server for what has no list; both for this machine and for the
+    deployed system, which trusts the web host's certificates from now on."""
+    _site_files()
     run("molecule/images/build", "web")
-    if subprocess.run(["podman", "container", "exists", WEB]).returncode:
-        runtime = [] if Path("/sys/fs/cgroup/cgroup.controllers").exists() else ["--runtime=runc"]
-        configuration = f"{BENCH}/web.conf:/etc/nginx/nginx.conf:ro"
-        aliases = [f"--network-alias={name}" for name in hosts(NAMES)]
-        limits = run("prlimit", "--noheadings", "--raw", "--output=HARD", "--nofile", "--nproc").split()
-        nofile, nproc = (limit if limit.isdigit() else "32768" for limit in limits)
-        nproc = str(min(int(nproc), 32768))  # podman's own limit, which it could not lower
-        options = [f"--ulimit=nofile={nofile}:{nofile}", f"--ulimit=nproc={nproc}:{nproc}", "--volume", configuration]
-        image = ["localhost/crawler-fleet/web", "nginx", "-g", "daemon off;"]
-        run("podman", "run", "--detach", "--name", WEB, *runtime, "--network", NETWORK, *aliases, *options, *image)
+    run("podman", "rm", "--force", "--ignore", "--time", "1", WEB)
+    runtime = [] if Path("/sys/fs/cgroup/cgroup.controllers").exists() else ["--runtime=runc"]
+    mounts = {BENCH / "web.conf": "/etc/nginx/nginx.conf", SITES_MADE: "/srv/bench", CORPUS: "/srv/corpus"}
+    volumes = [f"--volume={ours}:{there}:ro" for ours, there in mounts.items()]
+    limits = run("prlimit", "--noheadings", "--raw", "--output=HARD", "--nofile", "--nproc").split()
+    nofile, nproc = (limit if limit.isdigit() else "32768" for limit in limits)
+    nproc = str(min(int(nproc), 32768))  # podman's own limit, which it could not lower
+    options = [f"--ulimit=nofile={nofile}:{nofile}", f"--ulimit=nproc={nproc}:{nproc}", *volumes]
+    image = ["localhost/crawler-fleet/web", "nginx", "-g", "daemon off;"]
+    if subprocess.run(["podman", "network", "exists", NETWORK]).returncode:
+        run("podman", "network", "create", NETWORK)
+    run("podman", "run", "--detach", "--name", WEB, *runtime, "--network", NETWORK, *options, *image)
     address = inspect(WEB, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+    run("podman", "cp", BENCH / "names.py", f"{WEB}:/srv/names.py")
+    run("podman", "exec", "--detach", WEB, "python3", "/srv/names.py", address)
     (CACHE / "hosts").write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name in hosts(NAMES)))
+    (CACHE / "resolv.conf").write_text(f"nameserver {address}\n")
+
+
+def introduce() -> None:
+    """Let the deployed system find the web host by name, and trust its certificates."""
+    run("podman", "cp", AUTHORITY, f"{HOST}:/usr/local/share/ca-certificates/bench.crt")
+    # podman mounts resolv.conf, so it can be written and not replaced.
+    steps = ("cat >/etc/resolv.conf", "update-ca-certificates", "systemctl restart 'crawler-worker@*'")
+    run("podman", "exec", "-i", HOST, "sh", "-c", " && ".join(steps), input=(CACHE / "resolv.conf").read_text())
+    # All hosts have one address here: hundreds of connections a second to it would soon use up the ports.
+    ports = ("net.ipv4.ip_local_port_range=1024 65535", "net.ipv4.tcp_tw_reuse=1")
+    run("nsenter", "--net", "--target", inspect(HOST, "{{.State.Pid}}"), "sysctl", "--quiet", "--write", *ports)
+
+
+def _site_files() -> None:
+    """What web.conf includes: a text of 2 KB for every page, 300 links, and a certificate for all names."""
+    CORPUS.mkdir(parents=True, exist_ok=True)
+    SITES_MADE.mkdir(parents=True, exist_ok=True)
+    hundreds = [" ".join(f"<a href=/{n}>{n}</a>" for n in range(first, first + 100)) for first in (100, 200, 300)]
+    texts = {"text": "Some text, as pages have it. " * 70}
+    texts |= {f"links{number}": links for number, links in enumerate(hundreds, 1)}
+    maps = [f'map "" ${name} {{ default "{text}"; }}\n' for name, text in texts.items()]
+    (SITES_MADE / "text.conf").write_text("".join(maps))
+    if AUTHORITY.exists():
+        return
+    names = ",".join(f"DNS:*.{site}.test" for site in SITES)
+    (SITES_MADE / "names").write_text(f"subjectAltName={names}\n")
+    for command in (
+        "req -x509 -newkey rsa:2048 -nodes -days 3650 -keyout ca.key -out ca.new -addext keyUsage=critical,keyCertSign"
+        " -subj /CN=bench-authority",
+        "req -newkey rsa:2048 -nodes -subj /CN=bench -keyout site.key -out site.csr",
+        "x509 -req -in site.csr -CA ca.new -CAkey ca.key -CAcreateserial -days 3650 -extfile names -out site.pem",
+    ):
+        run("openssl", *command.split(), cwd=SITES_MADE)
+    (SITES_MADE / "ca.new").rename(AUTHORITY)
 
 
 def down() -> None:
@@ -92,6 +135,7 @@ def down() -> None:
     run("ansible-playbook", "-i", INVENTORY, "molecule/destroy.yml", env=environment)
 
 
+@functools.cache
 def pages() -> dict[str, list[str]]:
     """The paths of each site's pages, found by a walk that shares no code with any contestant."""
     walker = (ROOT / "tests/fleet/site_walk.py").read_text()
@@ -118,7 +162,8 @@ class Process:
     """A contestant's process on this machine, which finds the web host by name."""
 
     def __init__(self, *command: str | Path, log: str, **environment: str) -> None:
-        as_web = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(CACHE / "hosts")]
+        mount = 'mount --bind hosts /etc/hosts && mount --bind resolv.conf /etc/resolv.conf && exec "$@"'
+        as_web = ["unshare", "--mount", "sh", "-c", mount, "sh"]
         self._command = " ".join(map(str, command))
         self._log = (CACHE / f"{log}.log").open("w+")
         self._process = subprocess.Popen(
@@ -127,7 +172,9 @@ class Process:
             stderr=self._log,
             text=True,
             cwd=CACHE,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "CRAWLER_CONTACT": "https://example.org/bench"} | environment,
+            env=os.environ
+            | {"PYTHONPATH": str(ROOT), "CRAWLER_CONTACT": "https://example.org/bench", "SSL_CERT_FILE": str(AUTHORITY)}
+            | environment,
         )
         self._began = time.monotonic()
 
