@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 PER_CONSUMER = 10
 """Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
-LEASE_AT_ONCE = 50
+LEASE_AT_ONCE = 200
 IDLE_SECONDS = 0.1
 RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
