@@ -70,6 +70,8 @@ class _Chosen:
     next_due: float
     """When the search for due ones looks at the host queue again."""
     targets: list[Any]
+    others: dict[Key, tuple[float, float]]
+    """Host queues of other jobs that want the host as well: as `_look_again` takes them, if the host is leased."""
 
 
 def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
@@ -86,7 +88,8 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
         chosen = _hosts_to_lease(ledger, tx, sharers, picked, now)
         _choose_urls(ledger, tx, chosen, now)
         given = [one for one in chosen if one.targets]
-        _nothing_ready(ledger, tx, [one for one in chosen if not one.targets], now)
+        _nothing_ready(ledger, tx, [(one.row.job_id, one.row.host) for one in chosen if not one.targets], now)
+        _look_again(ledger, tx, {key: times for one in given for key, times in one.others.items()})
         if not given:
             return []
         deadline = now + limits.LEASE
@@ -193,7 +196,9 @@ def _hosts_to_lease(
     for row in _wanting(ledger, tx, {host for _, host in picked}, now):
         if row.job_id in sharers:
             of_host[row.host].append(row)
-    chosen, later, give_up = [], {}, []
+    chosen: list[_Chosen] = []
+    later: dict[Key, tuple[float, float]] = {}
+    give_up: list[Key] = []
     for host in dict.fromkeys(host for _, host in picked):
         wanting = []
         for row in of_host[host]:
@@ -202,7 +207,7 @@ def _hosts_to_lease(
             if full or row.dead or row.blocked_at is not None:
                 give_up.append((row.job_id, host))
             elif _room(sharer, row) <= 0 and not row.again:
-                later[row.job_id, host] = now + LOOK_AGAIN
+                later[row.job_id, host] = row.next_due, now + LOOK_AGAIN
             else:
                 wanting.append(row)
         if not wanting:
@@ -210,16 +215,21 @@ def _hosts_to_lease(
         turn = min(wanting, key=lambda row: (max(row.ended, row.stands_at or 0.0), -row.job_id))
         sharer = sharers[turn.job_id]
         may = turn.host_due <= now and turn.under_way < sharer.job.connections
+        times = {}
         for row in wanting:
             # With all its batches under way the host cannot be due before a lease ends or is reported, which says so.
             busy = turn.under_way + may >= sharers[row.job_id].job.connections
             again = now if may and row is turn else max(row.host_due, now + LOOK_AGAIN)
-            later[row.job_id, host] = now + limits.LEASE if busy else again
+            times[row.job_id, host] = row.next_due, now + limits.LEASE if busy else again
         if may:
-            next_due = later.pop((turn.job_id, host))
-            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), next_due, []))
+            _, next_due = times.pop((turn.job_id, host))
+            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), next_due, [], times))
+        else:
+            later |= times
     _look_again(ledger, tx, later)
     _flag(ledger, tx, give_up)
+    ready = {(row.job_id, host) for host, rows in of_host.items() for row in rows}
+    _nothing_ready(ledger, tx, [key for key in picked if key not in ready], now)
     return chosen
 
 
@@ -231,7 +241,7 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
     of_host = host_queues.alias("of_host")
     stands_at = sa.select(sa.func.max(of_host.c.began)).where(of_host.c.host == given.c.host).scalar_subquery()
     under_way = sa.select(sa.func.count()).where(leases.c.host == given.c.host).scalar_subquery()
-    columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_wake", "ended")
+    columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_due", "next_wake", "ended")
     ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= now)
     return tx.execute(
         sa.select(
@@ -268,12 +278,19 @@ def _is_full(job: Job, row: Any) -> bool:
     return job.max_pages_per_host is not None and row.done + row.again >= job.max_pages_per_host
 
 
-def _look_again(ledger: Ledger, tx: Connection, later: dict[Key, float]) -> None:
-    """Leave host queues out of the search for due ones until a time each. By primary key; idempotent."""
+def _look_again(ledger: Ledger, tx: Connection, later: dict[Key, tuple[float, float]]) -> None:
+    """Leave host queues out of the search for due ones: `later` holds the next_due that was read, and the new one. By
+    primary key; idempotent. Where a recorder has written another next_due meanwhile, the lease that stood in the way
+    has ended, and the host is due."""
     if later:
-        rows = [{"job_id": job_id, "host": host, "next_due": at} for (job_id, host), at in sorted(later.items())]
-        given = ledger.given(rows, *(host_queues.c[name] for name in (*KEY, "next_due")))
-        tx.execute(host_queues.update().where(_same(given)).values(next_due=given.c.next_due))
+        rows = [
+            {"job_id": job_id, "host": host, "seen": seen, "next_due": at}
+            for (job_id, host), (seen, at) in sorted(later.items())
+        ]
+        columns = (host_queues.c[name] for name in (*KEY, "next_due"))
+        given = ledger.given(rows, *columns, sa.column("seen", sa.Float(53)))
+        unchanged = host_queues.c.next_due == given.c.seen
+        tx.execute(host_queues.update().where(_same(given), unchanged).values(next_due=given.c.next_due))
 
 
 def _flag(ledger: Ledger, tx: Connection, keys: list[Key]) -> None:
@@ -415,20 +432,18 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
     moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
 
 
-def _nothing_ready(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: float) -> None:
+def _nothing_ready(ledger: Ledger, tx: Connection, keys: list[Key], now: float) -> None:
     """Leave hosts out of the search from which nothing could be taken: until the first of their URLs wakes, where all
     that is queued waits; else for a moment, as a limit may hold them, or a recorder lock their URLs.
 
     Whoever queues more finds next_due equal to next_wake, and makes the host due (moves.apply); where that happened
     before this row was locked, the counts say so.
     """
-    if not chosen:
+    if not keys:
         return
     all_wait = sa.and_(host_queues.c.queued <= host_queues.c.waiting, host_queues.c.next_wake > now)
     until = sa.case((all_wait, host_queues.c.next_wake), else_=now + LOOK_AGAIN)
-    given = ledger.given(
-        _rows((one.row.job_id, one.row.host) for one in chosen), *(host_queues.c[name] for name in KEY)
-    )
+    given = ledger.given(_rows(keys), *(host_queues.c[name] for name in KEY))
     tx.execute(host_queues.update().where(_same(given)).values(next_due=until))
 
 

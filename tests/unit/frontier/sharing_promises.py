@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from ledger_promises import SITE, admission, report
 
+from crawler.frontier import lease as lease_module
 from crawler.frontier import orders
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
+from crawler.frontier.schema import host_queues
 from crawler.job import Job
-from crawler.messages import Admission, Batch, Link
+from crawler.messages import Admission, Batch, Link, Retry
 
 
 def hosts_of(ledger: Ledger, name: str, number: int, pages: int, now: float = 0, **job: Any) -> None:
@@ -115,3 +117,42 @@ def test_first_and_last_patterns_order_a_host(ledger: Ledger) -> None:
     assert order.index("/news/late") < order.index("/tag/1")
     assert turns[:2] == [-1, -1]
     assert turns[-2:] == [1, 1]
+
+
+def test_a_report_that_arrives_while_the_host_is_looked_at_makes_it_due(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler reads that a batch is under way; the recorder ends it; the scheduler writes when to look again."""
+    admit(ledger, admission(*(f"/{number}" for number in range(60)), delay=0), now=0)
+    (batch,) = lease(ledger, 1, now=1)
+    wanting = lease_module._wanting
+
+    def and_then_a_report_arrives(*arguments: Any) -> Any:
+        rows = wanting(*arguments)
+        record(ledger, [report(batch)], now=2)
+        return rows
+
+    with ledger.transaction() as tx:
+        tx.execute(host_queues.update().values(next_due=0.0))  # as if another job had just queued something
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(lease_module, "_wanting", and_then_a_report_arrives)
+        assert lease(ledger, 1, now=2) == []
+    assert len(lease(ledger, 1, now=4)) == 1
+
+
+def test_hosts_that_only_wait_take_no_turns(ledger: Ledger) -> None:
+    """Also where something else makes them due: they are left out of the search until their URLs wake."""
+    hosts_of(ledger, "j", 30, 1)
+    batches = lease(ledger, 20, now=1)
+    assert len(batches) == 20
+    retried = [
+        report(batch, results=[], retries=[Retry(url=target.url, reason="HTTP 500") for target in batch.targets])
+        for batch in batches
+    ]
+    record(ledger, retried, now=2)
+    with ledger.transaction() as tx:
+        tx.execute(host_queues.update().where(host_queues.c.waiting > 0).values(next_due=0.0))
+    assert lease(ledger, 5, now=3) == []
+    assert sum(len(lease(ledger, 5, now=3)) for _ in range(6)) == 10
+    assert lease(ledger, 30, now=4) == []
+    assert len(lease(ledger, 30, now=4000)) == 20
