@@ -35,7 +35,7 @@ FOLLOWED = (Cause.REDIRECT, Cause.SITEMAP)
 """Causes of URLs that are excluded as no pages, and whose links were followed all the same."""
 KEPT_OUT = (Cause.DEPTH, Cause.SCOPE, Cause.TRAP)
 """Causes of URLs that were never asked for, because the path on which they were found led out of the job's limits."""
-_KEPT_OUT = counted.caused(*KEPT_OUT)
+WAS_KEPT_OUT = counted.caused(*KEPT_OUT)
 
 
 def insert(
@@ -76,7 +76,7 @@ def insert(
         moves[job_id, host].update({state: 1, "discovered": 1})
         new += 1
     if new < len(ordered) and (wanted := [row for row in ordered if row["state"] == "queued"]):
-        new += _bring_nearer(ledger, tx, job_id, job, wanted, moves)
+        new += bring_nearer(ledger, tx, job_id, job, wanted, moves)
     return new
 
 
@@ -99,7 +99,7 @@ def lock(ledger: Ledger, tx: Connection, named: Iterable[Row], met: Iterable[tup
     columns = (urls.c[name] for name in (*KEY, "lease", "depth"))
     given = ledger.given([row for _, row in sorted(rows.items())], *columns, sa.column("limited", sa.Boolean))
     nearer = sa.and_(urls.c.depth > given.c.depth, sa.or_(given.c.limited, urls.c.state == "queued"))
-    wanted = sa.and_(given.c.depth.is_not(None), _KEPT_OUT)
+    wanted = sa.and_(given.c.depth.is_not(None), WAS_KEPT_OUT)
     tx.execute(
         sa.select(sa.literal(1))
         .select_from(urls.join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY))))
@@ -109,7 +109,7 @@ def lock(ledger: Ledger, tx: Connection, named: Iterable[Row], met: Iterable[tup
     )
 
 
-def _bring_nearer(
+def bring_nearer(
     ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[dict[str, Any]], moves: Moves
 ) -> int:
     """Give known URLs the shorter path of `wanted`, and queue those that must be fetched; returns how many that are."""
@@ -149,7 +149,7 @@ def _met(ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[dic
         tx.execute(
             sa.select(urls.c.host, urls.c.url, urls.c.state, urls.c.cause, nearer.label("nearer"))
             .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY)))
-            .where(sa.or_(_KEPT_OUT, nearer))
+            .where(sa.or_(WAS_KEPT_OUT, nearer))
             .order_by(urls.c.host, urls.c.url)
             .with_for_update(of=urls)
         ).all()
@@ -165,26 +165,3 @@ def _take_path(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], value
     given = ledger.given(rows, *(urls.c[name] for name in (*KEY, *PATH)))
     here = sa.and_(*(urls.c[name] == given.c[name] for name in KEY))
     tx.execute(urls.update().where(here).values({name: given.c[name] for name in PATH}).values(values))
-
-
-def judge_again(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: float) -> None:
-    """Queue what another description of the job had kept out, and this one does not. Reads what was kept out in pages
-    of 10,000 by primary key, all in the caller's transaction."""
-    last = ("", "")
-    while rows := tx.execute(_kept_out_after(job_id, last)).all():
-        last = (rows[-1].host, rows[-1].url)
-        wanted = [row._asdict() for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
-        moves = counted.none_yet()
-        if wanted:
-            _bring_nearer(ledger, tx, job_id, job, wanted, moves)
-        counted.apply(ledger, tx, moves, now)
-
-
-def _kept_out_after(job_id: int, last: tuple[str, str]) -> sa.Select[Any]:
-    """The next URLs of a job that were kept out, after `last` (host, url) in the order of the primary key."""
-    return (
-        sa.select(*(urls.c[name] for name in ("host", "url", *PATH)))
-        .where(urls.c.job_id == job_id, _KEPT_OUT, sa.tuple_(urls.c.host, urls.c.url) > sa.tuple_(*last))
-        .order_by(urls.c.host, urls.c.url)
-        .limit(10_000)
-    )

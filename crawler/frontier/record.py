@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import lease, links, moves, politeness
+from crawler.frontier import lease, links, moves, politeness, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
@@ -32,8 +32,6 @@ class _OfJob:
 
     job_id: int
     job: Job
-    widened: bool = False
-    """Whether the reports have widened its scope."""
 
 
 def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
@@ -42,7 +40,7 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
     (any more) are left out."""
     reports = list(reports)
     with ledger.transaction() as tx:
-        of_job = _jobs(tx, reports)
+        of_job, ordered = _jobs(ledger, tx, reports, now)
         if unknown := sorted({report.job for report in reports} - of_job.keys()):
             log.warning("no such job, reports left out: %s", ", ".join(unknown))
             reports = [report for report in reports if report.job in of_job]
@@ -59,8 +57,6 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         for known in of_job.values():
             of_this = [link for job_id, _, link in met if job_id == known.job_id]
             links.insert(ledger, tx, known.job_id, known.job, of_this, found, now)
-            if known.widened:
-                links.judge_again(ledger, tx, known.job_id, known.job, now)
         held = _end_leases(tx, reports, back, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
         moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
@@ -74,19 +70,21 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         politeness.flag_unwanted(ledger, tx, limited)
         _log_requests(ledger, tx, reports, of_job)
         _credit(ledger, tx, taken_in.pages, now)
-        return sum(taken_in.pages.values())
+    for sweep_id in ordered:
+        sweeps.work(ledger, now, sweep_id)  # a chunk, which is all of a small job; `tidy` does the rest
+    return sum(taken_in.pages.values())
 
 
-def _jobs(tx: Connection, reports: list[Report]) -> dict[str, _OfJob]:
-    """The reports' jobs by name. A job whose row cannot be read takes its results by the default rules: they are
-    fetched. By the unique index on jobs.name."""
+def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> tuple[dict[str, _OfJob], list[int]]:
+    """The reports' jobs by name, and the sweeps that they make necessary. A job whose row cannot be read takes its
+    results by the default rules: they are fetched. By the unique index on jobs.name."""
     names = sorted({report.job for report in reports})
     rows = tx.execute(
         sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec, jobs.c.prefixes)
         .where(jobs.c.name.in_(names))
         .order_by(jobs.c.job_id)
     ).all()
-    known = {}
+    known, ordered = {}, []
     for row in rows:
         try:
             known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes))
@@ -94,22 +92,26 @@ def _jobs(tx: Connection, reports: list[Report]) -> dict[str, _OfJob]:
             known[row.name] = _OfJob(row.job_id, Job(name=row.name))
         else:
             if known[row.name].job.scope.kind == "prefix":
-                _widen(tx, known[row.name], [report for report in reports if report.job == row.name])
-    return known
+                of_this = [report for report in reports if report.job == row.name]
+                ordered += _widen(ledger, tx, known[row.name], of_this, now)
+    return known, ordered
 
 
-def _widen(tx: Connection, of_job: _OfJob, reports: list[Report]) -> None:
+def _widen(ledger: Ledger, tx: Connection, of_job: _OfJob, reports: list[Report], now: float) -> list[int]:
     """Let the job's scope follow its seeds: where one redirects out of the prefixes, the folder it leads to is a prefix
-    as well. Locks the job's row, before any URL; idempotent."""
+    as well, and a sweep judges again what was kept out; returns that. Locks the job's sweeps, then its row, before any
+    URL; idempotent."""
     goals = [link.url for report in reports for link in report.links if link.seed and link.hops]
     new = {_folder(url) for url in goals if not url.startswith(of_job.job.scope.prefixes)}
     if not new:
-        return
+        return []
+    sweeps.replace(tx, sweeps.of_job(of_job.job_id), sweeps.JUDGE, now)
     here = jobs.c.job_id == of_job.job_id
     row = tx.execute(sa.select(jobs.c.spec, jobs.c.prefixes).where(here).with_for_update()).one()
     prefixes = json.dumps(sorted({*json.loads(row.prefixes or "[]"), *new}))
     tx.execute(jobs.update().where(here).values(prefixes=prefixes))
-    of_job.job, of_job.widened = job_of(row.spec, prefixes), True
+    of_job.job = job_of(row.spec, prefixes)
+    return [sweeps.order(ledger, tx, of_job.job_id, sweeps.JUDGE, now)]
 
 
 def _folder(url: str) -> str:

@@ -260,7 +260,7 @@ def _wanted(sweep: Any) -> sa.ColumnElement[bool]:
         return DROPS[sweep.kind].wanted
     if sweep.kind in QUEUES:
         return QUEUES[sweep.kind](sweep.text)
-    return links._KEPT_OUT if sweep.kind == JUDGE else sa.true()
+    return links.WAS_KEPT_OUT if sweep.kind == JUDGE else sa.true()
 
 
 def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]], now: float) -> int:
@@ -318,7 +318,7 @@ def _judge(ledger: Ledger, tx: Connection, sweep: Any, here: sa.ColumnElement[bo
     rows = tx.execute(sa.select(*(urls.c[name] for name in ("host", "url", *links.PATH))).where(here))
     wanted = [row._asdict() for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
     found = moves.none_yet()
-    number = links._bring_nearer(ledger, tx, sweep.job_id, job, wanted, found) if wanted else 0
+    number = links.bring_nearer(ledger, tx, sweep.job_id, job, wanted, found) if wanted else 0
     moves.apply(ledger, tx, found, now)
     return number
 

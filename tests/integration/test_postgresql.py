@@ -5,55 +5,59 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable
 
+import pytest
 from conservation_promises import *  # noqa: F403
 from depth_promises import *  # noqa: F403
 from failure_promises import *  # noqa: F403
 from ledger_promises import *  # noqa: F403
-from ledger_promises import admission, counts, report
+from ledger_promises import SITE, admission, counts, report
 from order_promises import *  # noqa: F403
 from reading_promises import *  # noqa: F403
 from sharing_promises import *  # noqa: F403
 from sqlalchemy.exc import DBAPIError
 
-from crawler.frontier import status
+from crawler.frontier import status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
-from crawler.messages import Report
+from crawler.job import Job, Scope
+from crawler.messages import Admission, Batch, Link, Report
+
+Find = Callable[[Batch], list[Link]]
 
 
-def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
-    """Four recorders and two schedulers on one host, reports doubled, reordered and taken in several at a time: nothing
-    lost, nothing twice."""
-    admit(ledger, admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
+def all_at_once(ledger: Ledger, schedulers: int, find: Find) -> list[tuple[str, str]]:
+    """Four recorders and some schedulers, on pages whose links `find` makes up, until nothing is to be done; (job, URL)
+    of all that was leased. Reports arrive doubled, reordered and several at a time."""
     reports: list[Report] = []
-    leased: list[str] = []
+    leased: list[tuple[str, str]] = []
     lock, stop, errors = threading.Lock(), threading.Event(), []
 
     def schedule() -> None:
         while not stop.is_set():
-            batches = again(lambda: lease(ledger, 2, time.time()))
-            for batch in batches:
-                links = tuple(f"/{random.randrange(600)}" for _ in range(100))  # noqa: S311
+            for batch in again(lambda: lease(ledger, 20, time.time())):
+                made = report(batch).model_copy(update={"links": find(batch)})
                 with lock:
-                    leased.extend(target.url for target in batch.targets)
-                    reports.extend([report(batch, links=links)] * random.choice((1, 2)))  # noqa: S311
+                    leased.extend((batch.job.name, target.url) for target in batch.targets)
+                    reports.extend([made] * random.choice((1, 2)))  # noqa: S311
+            again(lambda: tidy.tidy(ledger, time.time()))
             time.sleep(0.01)
 
     def take_in() -> None:
         while not (stop.is_set() and not reports):
             with lock:
                 random.shuffle(reports)
-                number = random.randint(1, 5)  # noqa: S311
+                number = random.randint(1, 20)  # noqa: S311
                 gathered, reports[:number] = reports[:number], []
             if gathered:
                 again(lambda gathered=gathered: record(ledger, gathered, time.time()))
             else:
                 time.sleep(0.01)
 
-    def again(work):  # type: ignore[no-untyped-def]  # as tasks.py does after a deadlock
+    def again(work):  # type: ignore[no-untyped-def]  # as recorder.py does after a deadlock
         while True:
             try:
                 return work()
@@ -63,20 +67,60 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
                     stop.set()
                     raise
 
-    threads = [threading.Thread(target=work) for work in (schedule, schedule, *[take_in] * 4)]
+    threads = [threading.Thread(target=work) for work in (*[schedule] * schedulers, *[take_in] * 4)]
     for thread in threads:
         thread.start()
 
     def open_urls() -> int:
-        counted = status.snapshots(ledger, 0)[0]["counts"]
-        return int(counted["queued"] + counted["leased"])
+        every = [job["counts"] for job in status.snapshots(ledger, 0)]
+        return sum(counted["queued"] + counted["leased"] for counted in every)
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while open_urls() and not errors and time.monotonic() < deadline:
         time.sleep(0.2)
     stop.set()
     for thread in threads:
         thread.join()
     assert not errors
+    assert not open_urls()
+    return leased
+
+
+@pytest.mark.timeout(150)
+def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
+    """On one host: nothing lost, nothing twice."""
+    admit(ledger, admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
+
+    def find(_: Batch) -> list[Link]:
+        return [Link(url=f"{SITE}/{random.randrange(600)}", depth=1) for _ in range(100)]  # noqa: S311
+
+    leased = all_at_once(ledger, 2, find)
     assert len(leased) == len(set(leased)) > 40
     assert counts(ledger) == {"done": len(leased)}
+
+
+@pytest.mark.timeout(150)
+def test_jobs_on_the_same_hosts_whose_pages_link_to_each_other(ledger: Ledger) -> None:
+    """Recorders lock each other's URLs and hosts all the time, and lease what others have just made due: no host is
+    left out of the search, each link is known, and deadlocks are too few to be seen."""
+    hosts, depths = [f"h{number}.test" for number in range(20)], {"j": None, "k": 4, "l": 6}
+    seeds = [f"http://{host}/0" for host in hosts]
+    for connections, (name, depth) in enumerate(depths.items(), start=1):
+        job = Job(name=name, depth=depth, connections=connections, delay=0, scope=Scope(kind="any"))
+        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=seeds), now=0)
+    linked = {name: set(seeds) for name in depths}
+
+    def find(batch: Batch) -> list[Link]:
+        found = [
+            Link(url=f"http://{random.choice(hosts)}/{random.randrange(20)}", depth=target.depth + 1)  # noqa: S311
+            for target in batch.targets
+            if batch.job.depth is None or target.depth < batch.job.depth
+            for _ in range(8)
+        ]
+        linked[batch.job.name].update(link.url for link in found)
+        return found
+
+    all_at_once(ledger, 1, find)
+    for job in status.snapshots(ledger, 0, recount=True):
+        assert job["counts"] == job["recounted"] == job["by_host"]
+        assert job["counts"]["done"] == len(linked[job["job"]]) > 300
