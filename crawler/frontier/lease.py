@@ -139,7 +139,7 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
         except UnreadableJobError:
             continue
         room, has_due = UNLIMITED, row.first_due is not None and row.first_due <= now
-        if has_due and job.max_pages is not None:
+        if job.max_pages is not None:
             room = job.max_pages - _spent(moves.totals(tx, row.job_id))
         due = list(reversed(_due(tx, row.job_id, limit, now))) if has_due else []
         sharers[row.job_id] = _Sharer(row.job_id, job, max(row.ended, row.stands_at or 0.0), room, due)

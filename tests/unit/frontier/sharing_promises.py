@@ -103,6 +103,21 @@ def test_a_job_at_its_limit_of_pages_keeps_nobody_out(ledger: Ledger) -> None:
     assert taken(lease(ledger, 5, now=5)) == {"k": 50}
 
 
+def test_a_turn_on_a_host_breaks_no_limit_of_pages(ledger: Ledger) -> None:
+    """A job may get a host that was looked at for another job, while nothing of its own is due."""
+    paths = [f"/{number}" for number in range(300)]
+    admit(ledger, admission(*paths, name="j", delay=0, connections=2), now=0)
+    admit(ledger, admission(*paths, name="k", delay=0, max_pages=70), now=0)
+    shares: Counter[str] = Counter()
+    for now in range(2, 100, 2):
+        with ledger.transaction() as tx:
+            tx.execute(host_queues.update().where(host_queues.c.job_id == 2).values(next_due=1000.0))
+        batches = lease(ledger, 5, now)
+        shares += taken(batches)
+        record(ledger, [report(batch) for batch in batches], now + 1)
+    assert shares == {"j": 300, "k": 70}
+
+
 def test_first_and_last_patterns_order_a_host(ledger: Ledger) -> None:
     paths = ("/old/1", "/tag/1", "/news/1", "/old/2", "/news/tag/2", "/tag/2")
     admit(ledger, admission(*paths, delay=40, first=["/news/"], last=["/tag/"]), now=0)
