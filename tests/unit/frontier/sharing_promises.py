@@ -166,7 +166,7 @@ def test_hosts_that_only_wait_take_no_turns(ledger: Ledger) -> None:
     ]
     record(ledger, retried, now=2)
     with ledger.transaction() as tx:
-        tx.execute(host_queues.update().where(host_queues.c.waiting > 0).values(next_due=0.0))
+        tx.execute(host_queues.update().where(host_queues.c.waiting > 0).values(next_due=-1.0))
     assert lease(ledger, 5, now=3) == []
     assert sum(len(lease(ledger, 5, now=3)) for _ in range(6)) == 10
     assert lease(ledger, 30, now=4) == []
