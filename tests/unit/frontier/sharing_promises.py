@@ -7,10 +7,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from ledger_promises import SITE, admission, report
+from ledger_promises import SITE, admission, counts, report
 
 from crawler.frontier import lease as lease_module
-from crawler.frontier import orders
+from crawler.frontier import orders, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -101,6 +101,34 @@ def test_a_job_at_its_limit_of_pages_keeps_nobody_out(ledger: Ledger) -> None:
     assert (batch.job.name, other.job.name) == ("j", "k")
     record(ledger, [report(batch), report(other)], now=4)
     assert taken(lease(ledger, 5, now=5)) == {"k": 50}
+
+
+def test_what_a_paused_job_has_due_takes_no_turns(ledger: Ledger) -> None:
+    hosts_of(ledger, "paused", 50, 1, now=0, priority="high")
+    hosts_of(ledger, "running", 50, 1, now=1)
+    orders.set_state(ledger, "paused", "paused", now=2)
+    assert taken(lease(ledger, 10, now=3)) == {"running": 10}
+
+
+def test_another_job_waits_for_the_batch_that_is_under_way(ledger: Ledger) -> None:
+    """Its host queue is new, and so is looked at, while the host is at a worker."""
+    admit(ledger, admission("/a", "/b", delay=0), now=0)
+    (batch,) = lease(ledger, 5, now=1)
+    admit(ledger, admission("/c", name="k", delay=0), now=2)
+    assert lease(ledger, 5, now=3) == []
+    record(ledger, [report(batch)], now=4)
+    assert taken(lease(ledger, 5, now=5)) == {"k": 1}
+
+
+def test_a_link_to_a_blocked_host_is_never_leased(ledger: Ledger) -> None:
+    orders.block(ledger, "b.test", now=0)
+    admit(ledger, admission("/a", delay=0, scope={"kind": "any"}), now=1)
+    (batch,) = lease(ledger, 5, now=2)
+    found = [Link(url="http://b.test/", depth=1, found_on=f"{SITE}/a")]
+    record(ledger, [report(batch).model_copy(update={"links": found})], now=3)
+    assert lease(ledger, 5, now=10) == []
+    tidy.tidy(ledger, now=11)
+    assert counts(ledger, 11) == {"done": 1, "excluded": 1}
 
 
 def test_a_turn_on_a_host_breaks_no_limit_of_pages(ledger: Ledger) -> None:
