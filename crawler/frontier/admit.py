@@ -23,15 +23,8 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
         if not _arrived(ledger, tx, job_id, admission, now):
             return 0
         found = moves.none_yet()
-        new = links.insert(
-            ledger,
-            tx,
-            job_id,
-            admission.job,
-            [Link(url=url, depth=0, seed=True) for url in admission.urls],
-            found,
-            now,
-        )
+        seeds = (Link(url=url, depth=0, seed=True) for url in admission.urls)
+        new = links.insert(ledger, tx, links.meet(ledger, tx, job_id, admission.job, seeds), found, now)
         moves.apply(ledger, tx, found, now)
         # Whoever hands over URLs of a host that was given up wants it to be tried again.
         politeness.try_again(tx, [host for _, host in found if found[job_id, host]["queued"]])

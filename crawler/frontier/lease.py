@@ -23,7 +23,8 @@ from sqlalchemy.engine import Connection
 from crawler import limits
 from crawler import urls as url_rules
 from crawler.frontier import moves, politeness
-from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
+from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
+from crawler.frontier.moves import KEY, Key
 from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.job import Job
 from crawler.messages import Batch, Cause, Target
@@ -39,9 +40,6 @@ UNLIMITED = 10**9
 
 _WANTED = (host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
 """What a host queue has to be to be in index host_queues_due_by_job."""
-Key = tuple[int, str]
-"""A job_id and a host."""
-KEY = ("job_id", "host")
 
 
 @dataclass
@@ -81,7 +79,7 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
     if limit <= 0:
         return []
     with ledger.transaction() as tx:
-        sharers = _sharers(tx, limit, now)
+        sharers = _sharers(ledger, tx, limit, now)
         picked = _pick(ledger, tx, sharers, limit)
         if not picked:
             return []
@@ -117,23 +115,11 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
 # --- whose turn it is -------------------------------------------------------------------------------------------------
 
 
-def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
+def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
     """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
     for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
-    # As a minimum, for which both databases read one entry; of EXISTS, PostgreSQL thinks that any row will do.
-    first_due = sa.select(sa.func.min(host_queues.c.next_due)).where(host_queues.c.job_id == jobs.c.job_id, *_WANTED)
-    stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
-    rows = tx.execute(
-        sa.select(
-            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
-            stands_at.label("stands_at"),
-            first_due.scalar_subquery().label("first_due"),
-        )
-        .where(jobs.c.state == "running", jobs.c.broken.is_(None))
-        .order_by(jobs.c.job_id)
-    ).all()
     sharers = {}
-    for row in rows:
+    for row in ledger.run(tx, _running).all():
         try:
             job = job_of(row.spec, row.prefixes)
         except UnreadableJobError:
@@ -141,9 +127,24 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
         room, has_due = UNLIMITED, row.first_due is not None and row.first_due <= now
         if job.max_pages is not None:
             room = job.max_pages - _spent(moves.totals(tx, row.job_id))
-        due = list(reversed(_due(tx, row.job_id, limit, now))) if has_due else []
+        due = list(reversed(_due(ledger, tx, row.job_id, limit, now))) if has_due else []
         sharers[row.job_id] = _Sharer(row.job_id, job, max(row.ended, row.stands_at or 0.0), room, due)
     return sharers
+
+
+def _running(_: Ledger) -> sa.Select[Any]:
+    # As a minimum, for which both databases read one entry; of EXISTS, PostgreSQL thinks that any row will do.
+    first_due = sa.select(sa.func.min(host_queues.c.next_due)).where(host_queues.c.job_id == jobs.c.job_id, *_WANTED)
+    stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
+    return (
+        sa.select(
+            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
+            stands_at.label("stands_at"),
+            first_due.scalar_subquery().label("first_due"),
+        )
+        .where(jobs.c.state == "running", jobs.c.broken.is_(None))
+        .order_by(jobs.c.job_id)
+    )
 
 
 def _spent(counts: Any) -> int:
@@ -170,21 +171,29 @@ def _pick(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], limit: in
         turns = [
             {"job_id": job_id, "began": at, "ended": sharers[job_id].ended} for job_id, at in sorted(began.items())
         ]
-        given = ledger.given(turns, *(jobs.c[name] for name in ("job_id", "began", "ended")))
-        values = {name: given.c[name] for name in ("began", "ended")}
-        tx.execute(jobs.update().where(jobs.c.job_id == given.c.job_id).values(values))
+        ledger.run(tx, _set_turns, turns)
     return picked
 
 
-def _due(tx: Connection, job_id: int, limit: int, now: float) -> Sequence[Any]:
+def _set_turns(ledger: Ledger) -> sa.Update:
+    given = ledger.given(None, *(jobs.c[name] for name in ("job_id", "began", "ended")))
+    values = {name: given.c[name] for name in ("began", "ended")}
+    return jobs.update().where(jobs.c.job_id == given.c.job_id).values(values)
+
+
+def _due(ledger: Ledger, tx: Connection, job_id: int, limit: int, now: float) -> Sequence[Any]:
     """Host queues of a job that are due, the longest-waiting first. Index host_queues_due_by_job; no locks: what a host
     may be given is decided in _hosts_to_lease."""
-    return tx.execute(
+    return ledger.run(tx, _longest_due, job=job_id, now=now, limit=limit).all()
+
+
+def _longest_due(_: Ledger) -> sa.Select[Any]:
+    return (
         sa.select(host_queues.c.host, host_queues.c.queued)
-        .where(host_queues.c.job_id == job_id, *_WANTED, host_queues.c.next_due <= now)
+        .where(host_queues.c.job_id == sa.bindparam("job"), *_WANTED, host_queues.c.next_due <= NOW)
         .order_by(host_queues.c.next_due)
-        .limit(limit)
-    ).all()
+        .limit(sa.bindparam("limit", type_=sa.Integer))
+    )
 
 
 def _hosts_to_lease(
@@ -237,19 +246,23 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
     """The host queues, of any running job, that have something ready for these hosts, with what decides about it. Index
     host_queues_host, and leases.host to count the batches under way. Only the scheduler leases, and one scheduler works
     at a time: so nobody else adds one meanwhile."""
-    given = ledger.given([{"host": host} for host in sorted(names)], hosts.c.host)
+    return ledger.run(tx, _of_hosts, [{"host": host} for host in sorted(names)], now=now).all()
+
+
+def _of_hosts(ledger: Ledger) -> sa.Select[Any]:
+    given = ledger.given(None, hosts.c.host)
     of_host = host_queues.alias("of_host")
     stands_at = sa.select(sa.func.max(of_host.c.began)).where(of_host.c.host == given.c.host).scalar_subquery()
     under_way = sa.select(sa.func.count()).where(leases.c.host == given.c.host).scalar_subquery()
     columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_due", "next_wake", "ended")
-    ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= now)
-    return tx.execute(
+    ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= NOW)
+    return (
         sa.select(
             *(host_queues.c[name] for name in columns),
             hosts.c.next_due.label("host_due"),
             hosts.c.robots,
             hosts.c.blocked_at,
-            sa.case((politeness.given_up(now), True), else_=False).label("dead"),
+            sa.case((politeness.given_up(NOW), True), else_=False).label("dead"),
             stands_at.label("stands_at"),
             under_way.label("under_way"),
         )
@@ -258,7 +271,7 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
         .join(hosts, hosts.c.host == given.c.host)
         .join(jobs, jobs.c.job_id == host_queues.c.job_id)
         .where(*_WANTED, jobs.c.state == "running", ready)
-    ).all()
+    )
 
 
 def _size(job: Job) -> int:
@@ -287,17 +300,24 @@ def _look_again(ledger: Ledger, tx: Connection, later: dict[Key, tuple[float, fl
             {"job_id": job_id, "host": host, "seen": seen, "next_due": at}
             for (job_id, host), (seen, at) in sorted(later.items())
         ]
-        columns = (host_queues.c[name] for name in (*KEY, "next_due"))
-        given = ledger.given(rows, *columns, sa.column("seen", sa.Float(53)))
-        unchanged = host_queues.c.next_due == given.c.seen
-        tx.execute(host_queues.update().where(_same(given), unchanged).values(next_due=given.c.next_due))
+        ledger.run(tx, _set_due, rows)
+
+
+def _set_due(ledger: Ledger) -> sa.Update:
+    given = ledger.given(None, *(host_queues.c[name] for name in (*KEY, "next_due")), sa.column("seen", sa.Float(53)))
+    unchanged = host_queues.c.next_due == given.c.seen
+    return host_queues.update().where(_same(given), unchanged).values(next_due=given.c.next_due)
 
 
 def _flag(ledger: Ledger, tx: Connection, keys: list[Key]) -> None:
     """Leave host queues to `tidy`, which drops what is queued. By primary key; idempotent."""
     if keys:
-        given = ledger.given(_rows(keys), *(host_queues.c[name] for name in KEY))
-        tx.execute(host_queues.update().where(_same(given)).values(give_up=True))
+        ledger.run(tx, _set_give_up, _rows(keys))
+
+
+def _set_give_up(ledger: Ledger) -> sa.Update:
+    given = ledger.given(None, *(host_queues.c[name] for name in KEY))
+    return host_queues.update().where(_same(given)).values(give_up=True)
 
 
 def _rows(keys: Iterable[Key]) -> list[dict[str, Any]]:
@@ -343,7 +363,11 @@ def _next_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen]) -> Sequenc
         {"job_id": one.row.job_id, "host": one.row.host, "only_again": _room(one.sharer, one.row) <= 0}
         for one in chosen
     ]
-    given = ledger.given(rows, *(urls.c[name] for name in KEY), sa.column("only_again", sa.Boolean))
+    return ledger.run(tx, _in_turn, rows, limit=max(one.size for one in chosen)).all()
+
+
+def _in_turn(ledger: Ledger) -> sa.Select[Any]:
+    given = ledger.given(None, *(urls.c[name] for name in KEY), sa.column("only_again", sa.Boolean))
 
     def rule(table: sa.FromClause) -> tuple[sa.ColumnElement[bool], list[sa.ColumnElement[Any]]]:
         ready = sa.and_(
@@ -355,7 +379,7 @@ def _next_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen]) -> Sequenc
         )
         return ready, [table.c[name] for name in ("not_before", "turn", "depth", "attempts", "discovered_at")]
 
-    return tx.execute(ledger.first_of_each(given, urls, rule, max(one.size for one in chosen))).all()
+    return ledger.first_of_each(given, urls, rule, sa.bindparam("limit", type_=sa.Integer))
 
 
 def _wake(ledger: Ledger, tx: Connection, rows: list[Any], now: float) -> None:
@@ -404,23 +428,37 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         for one in given
         for row in one.targets
     ]
-    of_urls = ledger.given(taken, *(urls.c[name] for name in (*KEY, "url", "lease", "leased_depth")))
-    tx.execute(
-        urls.update()
-        .where(*(urls.c[name] == of_urls.c[name] for name in (*KEY, "url")))
-        .values(state="leased", lease=of_urls.c.lease, leased_depth=of_urls.c.leased_depth)
-    )
+    ledger.run(tx, _set_leased, taken)
     rows = [
         {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
     ]
-    tx.execute(ledger.insert_rows(leases, rows, deadline=deadline))
+    ledger.run(tx, _insert_leases, rows, until=deadline)
     turns = []
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)
         ended = began + number / one.sharer.job.priority
         key = {"job_id": one.row.job_id, "host": one.row.host}
         turns.append({**key, "leased": number, "next_due": one.next_due, "began": began, "ended": ended})
-    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, "leased", "next_due", "began", "ended")))
+    ledger.run(tx, _set_taken, turns)
+    moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
+
+
+def _set_leased(ledger: Ledger) -> sa.Update:
+    given = ledger.given(None, *(urls.c[name] for name in (*KEY, "url", "lease", "leased_depth")))
+    return (
+        urls.update()
+        .where(*(urls.c[name] == given.c[name] for name in (*KEY, "url")))
+        .values(state="leased", lease=given.c.lease, leased_depth=given.c.leased_depth)
+    )
+
+
+def _insert_leases(ledger: Ledger) -> Any:
+    deadline = sa.bindparam("until", type_=sa.Float(53))
+    return ledger.insert_given(leases, ("lease", *KEY, "urls"), deadline=deadline)
+
+
+def _set_taken(ledger: Ledger) -> sa.Update:
+    new = ledger.given(None, *(host_queues.c[name] for name in (*KEY, "leased", "next_due", "began", "ended")))
     values = {
         "queued": host_queues.c.queued - new.c.leased,
         "leased": host_queues.c.leased + new.c.leased,
@@ -428,8 +466,7 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         "began": new.c.began,
         "ended": new.c.ended,
     }
-    tx.execute(host_queues.update().where(_same(new)).values(values))
-    moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
+    return host_queues.update().where(_same(new)).values(values)
 
 
 def _nothing_ready(ledger: Ledger, tx: Connection, keys: list[Key], now: float) -> None:
@@ -439,12 +476,15 @@ def _nothing_ready(ledger: Ledger, tx: Connection, keys: list[Key], now: float) 
     Whoever queues more finds next_due equal to next_wake, and makes the host due (moves.apply); where that happened
     before this row was locked, the counts say so.
     """
-    if not keys:
-        return
-    all_wait = sa.and_(host_queues.c.queued <= host_queues.c.waiting, host_queues.c.next_wake > now)
-    until = sa.case((all_wait, host_queues.c.next_wake), else_=now + LOOK_AGAIN)
-    given = ledger.given(_rows(keys), *(host_queues.c[name] for name in KEY))
-    tx.execute(host_queues.update().where(_same(given)).values(next_due=until))
+    if keys:
+        ledger.run(tx, _set_idle, _rows(keys), now=now)
+
+
+def _set_idle(ledger: Ledger) -> sa.Update:
+    all_wait = sa.and_(host_queues.c.queued <= host_queues.c.waiting, host_queues.c.next_wake > NOW)
+    until = sa.case((all_wait, host_queues.c.next_wake), else_=NOW + LOOK_AGAIN)
+    given = ledger.given(None, *(host_queues.c[name] for name in KEY))
+    return host_queues.update().where(_same(given)).values(next_due=until)
 
 
 # --- leases that do not come back -------------------------------------------------------------------------------------

@@ -13,15 +13,16 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
 from crawler.frontier import moves as counted
-from crawler.frontier.ledger import Ledger
+from crawler.frontier.ledger import NOW, Ledger
 from crawler.frontier.moves import Moves
 from crawler.frontier.schema import urls
 from crawler.job import Job
@@ -38,72 +39,111 @@ KEPT_OUT = (Cause.DEPTH, Cause.SCOPE, Cause.TRAP)
 WAS_KEPT_OUT = counted.caused(*KEPT_OUT)
 
 
-def insert(
-    ledger: Ledger, tx: Connection, job_id: int, job: Job, links: Iterable[Link], moves: Moves, now: float
-) -> int:
-    """Insert unknown links, noting them in `moves`. A known excluded URL reached by an allowed path becomes queued; a
-    queued one takes the smaller depth; one that was fetched from further away, in a job with `depth`, becomes queued.
-    Returns rows inserted plus rows queued again.
+class Met(NamedTuple):
+    """Links of one job, each once, that may change the ledger."""
 
-    Idempotent: a second time everything is known. Rows are inserted, and locked, in the order of their key.
-    """
+    job_id: int
+    job: Job
+    rows: list[Row]
+    """Rows of urls, in the order of their key."""
+
+
+def meet(ledger: Ledger, tx: Connection, job_id: int, job: Job, links: Iterable[Link]) -> Met:
+    """Those of `links` that are unknown, or may change what is known. Most are neither: pages link to the same pages.
+    By primary key; locks nothing."""
     best: dict[str, Link] = {}
     for link in links:
         other = best.get(link.url)
         # Of several that lead to one URL the allowed one counts, and of those the shortest path.
         if other is None or (bool(link.excluded), link.depth) < (bool(other.excluded), other.depth):
             best[link.url] = link
-    if not best:
-        return 0
-    rows = [
-        {
-            "host": url_rules.host_of(link.url),
-            "url": link.url,
-            "state": "excluded" if link.excluded else "queued",
-            "reason": link.excluded,
-            "cause": link.cause,
-            "turn": job.turn(link.url),
-            **{name: getattr(link, name) for name in PATH},
-        }
-        for link in best.values()
+    by_key = {(url_rules.host_of(url), url): link for url, link in best.items()}
+    looked_for = [
+        {"job_id": job_id, "host": key[0], "url": key[1], "depth": None if link.excluded else link.depth}
+        for key, link in sorted(by_key.items(), key=itemgetter(0))
     ]
-    ordered = sorted(rows, key=lambda row: (row["host"], row["url"]))
-    inserted = ledger.insert_unknown(urls, ordered, job_id=job_id, discovered_at=now).returning(
-        urls.c.host, urls.c.state
-    )
-    new = 0
-    for host, state in tx.execute(inserted):
-        moves[job_id, host].update({state: 1, "discovered": 1})
-        new += 1
-    if new < len(ordered) and (wanted := [row for row in ordered if row["state"] == "queued"]):
-        new += bring_nearer(ledger, tx, job_id, job, wanted, moves)
-    return new
+    if not looked_for:
+        return Met(job_id, job, [])
+    chosen = ledger.run(tx, _of_interest, looked_for, job.depth is not None)
+    return Met(job_id, job, [_row(job, key, by_key[key]) for key in sorted((row.host, row.url) for row in chosen)])
 
 
-def lock(ledger: Ledger, tx: Connection, named: Iterable[Row], met: Iterable[tuple[int, Job, Link]]) -> None:
-    """Lock, in the order of their key, the URLs that a transaction is about to write: those `named` (each with job_id,
-    host, url and lease, where the lease is still theirs), and those that `met` links may bring nearer. Without it two
-    recorders whose pages link to each other's would wait for one another: PostgreSQL ends one of them after a second.
-    By primary key."""
-    if not ledger.postgresql:
-        return
-    rows = {(row["job_id"], row["host"], row["url"]): {**row, "depth": None, "limited": False} for row in named}
-    for job_id, job, link in met:
-        key = (job_id, url_rules.host_of(link.url), link.url)
-        row = rows.setdefault(key, {**dict(zip(KEY, key, strict=True)), "lease": None, "depth": None})
-        row["limited"] = job.depth is not None
-        if not link.excluded and (row["depth"] is None or link.depth < row["depth"]):
-            row["depth"] = link.depth
-    if not rows:
-        return
-    columns = (urls.c[name] for name in (*KEY, "lease", "depth"))
-    given = ledger.given([row for _, row in sorted(rows.items())], *columns, sa.column("limited", sa.Boolean))
-    nearer = sa.and_(urls.c.depth > given.c.depth, sa.or_(given.c.limited, urls.c.state == "queued"))
+def _row(job: Job, key: tuple[str, str], link: Link) -> Row:
+    return {
+        "host": key[0],
+        "url": key[1],
+        "state": "excluded" if link.excluded else "queued",
+        "reason": link.excluded,
+        "cause": link.cause,
+        "turn": job.turn(link.url),
+        **{name: getattr(link, name) for name in PATH},
+    }
+
+
+def _of_interest(ledger: Ledger, limited: bool) -> sa.Select[Any]:
+    given = ledger.given(None, *(urls.c[name] for name in (*KEY, "depth")))
+    nearer = urls.c.depth > given.c.depth
+    if not limited:
+        # What is leased may be back in the queue by the time it is looked at again.
+        nearer = sa.and_(nearer, urls.c.state.in_(("queued", "leased")))
     wanted = sa.and_(given.c.depth.is_not(None), WAS_KEPT_OUT)
-    tx.execute(
-        sa.select(sa.literal(1))
+    same = sa.and_(*(urls.c[name] == given.c[name] for name in KEY))
+    return (
+        sa.select(given.c.host, given.c.url)
+        .select_from(given.outerjoin(urls, same))
+        .where(sa.or_(urls.c.url.is_(None), nearer, wanted))
+    )
+
+
+def insert(ledger: Ledger, tx: Connection, met: Met, moves: Moves, now: float) -> int:
+    """Insert unknown links, noting them in `moves`. A known excluded URL reached by an allowed path becomes queued; a
+    queued one takes the smaller depth; one that was fetched from further away, in a job with `depth`, becomes queued.
+    Returns rows inserted plus rows queued again.
+
+    Idempotent: a second time everything is known. Rows are inserted, and locked, in the order of their key.
+    """
+    if not met.rows:
+        return 0
+    inserted = ledger.run(tx, _insert, met.rows, job=met.job_id, now=now).all()
+    for row in inserted:
+        moves[met.job_id, row.host].update({row.state: 1, "discovered": 1})
+    new = len(inserted)
+    known = {(row["host"], row["url"]) for row in met.rows} - {(row.host, row.url) for row in inserted}
+    wanted = [row for row in met.rows if row["state"] == "queued" and (row["host"], row["url"]) in known]
+    return new + (bring_nearer(ledger, tx, met.job_id, met.job, wanted, moves) if wanted else 0)
+
+
+def _insert(ledger: Ledger) -> Any:
+    names = ("host", "url", "state", "reason", "cause", "turn", *PATH)
+    job_id = sa.bindparam("job", type_=sa.Integer)
+    return ledger.insert_unknown(urls, names, job_id=job_id, discovered_at=NOW).returning(
+        urls.c.host, urls.c.url, urls.c.state
+    )
+
+
+def lock(ledger: Ledger, tx: Connection, named: Iterable[Row], met: Iterable[Met]) -> Sequence[Any]:
+    """Lock, in the order of their key, the URLs that a transaction is about to write: those `named` (each with job_id,
+    host, url and lease) whose last lease is still that one, which are returned; and those that `met` links may change.
+    Without it two recorders whose pages link to each other's would wait for one another: PostgreSQL ends one of them
+    after a second. By primary key."""
+    rows = {(row["job_id"], row["host"], row["url"]): {**row, "met": False} for row in named}
+    for of_job in met if ledger.postgresql else ():
+        for row in of_job.rows:
+            key = (of_job.job_id, row["host"], row["url"])
+            rows.setdefault(key, {**dict(zip(KEY, key, strict=True)), "lease": None})["met"] = True
+    if not rows:
+        return []
+    return [row for row in ledger.run(tx, _locked, [rows[key] for key in sorted(rows)]) if row.is_named]
+
+
+def _locked(ledger: Ledger) -> sa.Select[Any]:
+    given = ledger.given(None, *(urls.c[name] for name in (*KEY, "lease")), sa.column("met", sa.Boolean))
+    columns = ("job_id", "host", "url", "lease", "state", "attempts", "depth", "leased_depth", "was_done")
+    still = urls.c.lease == given.c.lease
+    return (
+        sa.select(*(urls.c[name] for name in columns), still.label("is_named"))
         .select_from(urls.join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY))))
-        .where(sa.or_(urls.c.lease == given.c.lease, nearer, wanted))
+        .where(sa.or_(still, given.c.met))
         .order_by(*(urls.c[name] for name in KEY))
         .with_for_update(of=urls)
     )
@@ -135,24 +175,24 @@ def bring_nearer(
     return len(again)
 
 
-def _met(ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[dict[str, Any]]) -> list[Any]:
+def _met(ledger: Ledger, tx: Connection, job_id: int, job: Job, wanted: list[Row]) -> Sequence[Any]:
     """Those of the `wanted` URLs that were kept out, or known on a longer path only. By primary key; locks them in its
     order. Without a limit to depth only what is queued can still profit from a shorter path."""
-    given = ledger.given(
-        [{"job_id": job_id, **{name: row[name] for name in ("host", "url", "depth")}} for row in wanted],
-        *(urls.c[name] for name in (*KEY, "depth")),
-    )
+    rows = [{"job_id": job_id, **{name: row[name] for name in ("host", "url", "depth")}} for row in wanted]
+    return ledger.run(tx, _known, rows, job.depth is not None).all()
+
+
+def _known(ledger: Ledger, limited: bool) -> sa.Select[Any]:
+    given = ledger.given(None, *(urls.c[name] for name in (*KEY, "depth")))
     nearer = urls.c.depth > given.c.depth
-    if job.depth is None:
+    if not limited:
         nearer = sa.and_(nearer, urls.c.state == "queued")
-    return list(
-        tx.execute(
-            sa.select(urls.c.host, urls.c.url, urls.c.state, urls.c.cause, nearer.label("nearer"))
-            .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY)))
-            .where(sa.or_(WAS_KEPT_OUT, nearer))
-            .order_by(urls.c.host, urls.c.url)
-            .with_for_update(of=urls)
-        ).all()
+    return (
+        sa.select(urls.c.host, urls.c.url, urls.c.state, urls.c.cause, nearer.label("nearer"))
+        .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in KEY)))
+        .where(sa.or_(WAS_KEPT_OUT, nearer))
+        .order_by(urls.c.host, urls.c.url)
+        .with_for_update(of=urls)
     )
 
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Set
+from collections.abc import Mapping, Set
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier.ledger import Ledger
+from crawler.frontier import politeness
+from crawler.frontier.ledger import NOW, Ledger
 from crawler.frontier.schema import COUNTS, host_queues, hosts, job_counts, urls
 from crawler.messages import Cause
 
-Moves = dict[tuple[int, str], Counter[str]]
-"""Changes of the counts: by (job_id, host), by what is counted (schema.COUNTS)."""
+Key = tuple[int, str]
+"""A job_id and a host."""
+KEY = ("job_id", "host")
+Moves = dict[Key, Counter[str]]
+"""Changes of the counts: by host queue, by what is counted (schema.COUNTS)."""
 
 _BEFORE_CAUSES: dict[Cause, sa.ColumnElement[bool]] = {
     Cause.DEPTH: urls.c.reason == "depth",
@@ -47,51 +52,75 @@ def none_yet() -> Moves:
     return defaultdict(Counter)
 
 
-def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
-    """Add the changes in `moves` to the counts, and make hosts known that have something to crawl.
+def apply(
+    ledger: Ledger, tx: Connection, moves: Moves, now: float, due: Mapping[Key, politeness.Due] = MappingProxyType({})
+) -> None:
+    """Add the changes in `moves` to the counts, and make hosts known that have something to crawl. `due`: rows of
+    host_queues that `lock` has locked, and when they are to be looked at.
 
     Locks rows of hosts, then of host_queues, then of job_counts, by key. Not idempotent: the transaction that changed
     the states calls it once for each change.
     """
-    rows: list[dict[str, Any]] = [
-        {"job_id": job_id, "host": host, **{name: counts[name] for name in COUNTS}}
-        for (job_id, host), counts in sorted(moves.items())
-        if any(counts.values())
-    ]
-    if not rows:
-        return
-    to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
-    if to_crawl:
-        tx.execute(ledger.insert_unknown(hosts, to_crawl, next_due=now))
-    statement = ledger.insert_rows(host_queues, rows, next_due=now)
+    rows = [_row(key, counts) for key, counts in sorted(moves.items()) if any(counts.values())]
+    if to_crawl := [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]:
+        ledger.run(tx, _make_known, to_crawl, now=now)
+    if due:
+        settled = [{**_row(key, moves.get(key, Counter())), **due[key]._asdict()} for key in sorted(due)]
+        ledger.run(tx, _settle, settled)
+    if others := [row for row in rows if (row["job_id"], row["host"]) not in due]:
+        ledger.run(tx, _add, others, now=now)
+    add_up(ledger, tx, rows)
+
+
+def _row(key: Key, counts: Counter[str]) -> dict[str, Any]:
+    return {"job_id": key[0], "host": key[1], **{name: counts[name] for name in COUNTS}}
+
+
+def _make_known(ledger: Ledger) -> Any:
+    return ledger.insert_unknown(hosts, ["host"], next_due=NOW)
+
+
+def _settle(ledger: Ledger) -> sa.Update:
+    of_due = (sa.column("next_due", sa.Float(53)), sa.column("dead", sa.Boolean))
+    given = ledger.given(None, *(host_queues.c[name] for name in (*KEY, *COUNTS)), *of_due)
+    return (
+        host_queues.update()
+        .where(*(host_queues.c[name] == given.c[name] for name in KEY))
+        .values({name: host_queues.c[name] + given.c[name] for name in COUNTS})
+        .values(next_due=given.c.next_due, give_up=sa.or_(host_queues.c.give_up, given.c.dead))
+    )
+
+
+def _add(ledger: Ledger) -> Any:
+    statement = ledger.insert_given(host_queues, [*KEY, *COUNTS], next_due=NOW)
     changes: dict[str, Any] = {name: host_queues.c[name] + statement.excluded[name] for name in COUNTS}
     # Where only URLs that wait for their time were left (see lease.py), there is something to do at once.
     idle = sa.and_(host_queues.c.next_due == host_queues.c.next_wake, statement.excluded.queued > 0)
     changes["next_due"] = sa.case((idle, statement.excluded.next_due), else_=host_queues.c.next_due)
-    tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "host"], set_=changes))
-    add_up(ledger, tx, rows)
+    return statement.on_conflict_do_update(index_elements=KEY, set_=changes)
 
 
-def lock(ledger: Ledger, tx: Connection, moves: Moves, of_hosts: Set[str]) -> None:
+def lock(ledger: Ledger, tx: Connection, moves: Moves, of_hosts: Set[str]) -> list[Key]:
     """Lock, in the order of their key, the rows of host_queues that `apply` will change, and all of `of_hosts`, in any
-    job: for a transaction that writes both. By primary key, and index host_queues_host."""
-    if not ledger.postgresql:
-        return
+    job, which are returned: for a transaction that writes both. By primary key, and index host_queues_host."""
     keys = sorted(key for key, counts in moves.items() if any(counts.values()))
-    rows: list[dict[str, Any]] = [{"job_id": job_id, "host": host} for job_id, host in keys]
+    rows: list[dict[str, Any]] = [{"job_id": job_id, "host": host} for job_id, host in keys if host not in of_hosts]
     rows += [{"job_id": None, "host": host} for host in sorted(of_hosts)]
     if not rows:
-        return
-    given = ledger.given(rows, host_queues.c.job_id, host_queues.c.host)
+        return []
+    locked = ledger.run(tx, _of_keys_and_hosts, rows).all()
+    return [(row.job_id, row.host) for row in locked if row.host in of_hosts]
+
+
+def _of_keys_and_hosts(ledger: Ledger) -> sa.Select[Any]:
+    given = ledger.given(None, *(host_queues.c[name] for name in KEY))
     either = sa.or_(given.c.job_id.is_(None), given.c.job_id == host_queues.c.job_id)
-    here = sa.exists().where(given.c.host == host_queues.c.host, either)
-    names = sorted({row["host"] for row in rows})
-    tx.execute(
-        sa.select(sa.literal(1))
-        .select_from(host_queues)
-        .where(host_queues.c.host.in_(names), here)
-        .order_by(host_queues.c.job_id, host_queues.c.host)
-        .with_for_update()
+    key = [host_queues.c[name] for name in KEY]
+    return (
+        sa.select(*key)
+        .select_from(given.join(host_queues, sa.and_(host_queues.c.host == given.c.host, either)))
+        .order_by(*key)
+        .with_for_update(of=host_queues)
     )
 
 
@@ -101,15 +130,20 @@ SLOTS = 16
 
 def add_up(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]]) -> None:
     """Add changes of host_queues (job_id, and any of COUNTS) to the jobs' counts, in this process's slot."""
-    if not rows:
-        return
     by_job: dict[int, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        by_job[row["job_id"]].update({name: row.get(name, 0) for name in COUNTS})
-    sums = [{"job_id": job_id, **{name: counts[name] for name in COUNTS}} for job_id, counts in sorted(by_job.items())]
-    statement = ledger.insert_rows(job_counts, sums, slot=os.getpid() % SLOTS)
+        counts = by_job[row["job_id"]]
+        for name in COUNTS:
+            counts[name] += row.get(name, 0)
+    if by_job:
+        sums = [{"job_id": job_id, **by_job[job_id]} for job_id in sorted(by_job)]
+        ledger.run(tx, _add_to_job, sums, of_process=os.getpid() % SLOTS)
+
+
+def _add_to_job(ledger: Ledger) -> Any:
+    statement = ledger.insert_given(job_counts, ["job_id", *COUNTS], slot=sa.bindparam("of_process", type_=sa.Integer))
     changes = {name: job_counts.c[name] + statement.excluded[name] for name in COUNTS}
-    tx.execute(statement.on_conflict_do_update(index_elements=["job_id", "slot"], set_=changes))
+    return statement.on_conflict_do_update(index_elements=["job_id", "slot"], set_=changes)
 
 
 def queue_again(ledger: Ledger, tx: Connection, which: sa.ColumnElement[bool], state: str, now: float) -> int:
@@ -173,6 +207,10 @@ def drop_queued(
 
 def totals(tx: Connection, job_id: int) -> dict[str, int]:
     """The sums of schema.COUNTS over a job's hosts. One statement, so one moment; reads the job's SLOTS rows."""
-    sums = [sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS]
-    row = tx.execute(sa.select(*sums).where(job_counts.c.job_id == job_id)).one()
+    row = tx.execute(_TOTALS, {"job": job_id}).one()
     return {name: int(getattr(row, name)) for name in COUNTS}
+
+
+_TOTALS = sa.select(*(sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS)).where(
+    job_counts.c.job_id == sa.bindparam("job")
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -44,7 +44,15 @@ _WELL: dict[str, Any] = {"failures": 0, "failure": None, "failing_since": None, 
 """Columns of hosts as of one that answers."""
 
 
-def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Set[str], now: float) -> dict[str, float]:
+class Due(NamedTuple):
+    """What becomes of a host's queues, of every job."""
+
+    next_due: float
+    dead: bool
+    """Given up: `tidy` drops what is queued."""
+
+
+def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Set[str], now: float) -> dict[str, Due]:
     """Take in what reports say about their hosts; when each host is due again, for every job that wants it. `held`: the
     leases that were still in force.
 
@@ -52,10 +60,7 @@ def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Se
     are counted for a lease that is held, and so once.
     """
     names = sorted({report.host for report in reports})
-    given = ledger.given([{"host": name} for name in names], hosts.c.host)
-    columns = [hosts.c[name] for name in ("host", "next_due", "robots", *_WELL)]
-    locked = sa.select(*columns).join(given, given.c.host == hosts.c.host).order_by(hosts.c.host)
-    known = {row.host: dict(row._mapping) for row in tx.execute(locked.with_for_update(of=hosts))}
+    known = {row.host: row._asdict() for row in ledger.run(tx, _locked, [{"host": name} for name in names])}
     to_judge = set(held)
     for report in reports:
         host = known[report.host]
@@ -68,7 +73,14 @@ def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Se
             host["robots"] = json.dumps({origin: file.model_dump() for origin, file in files.items()})
         host["next_due"] = max(now + max(rest, report.delay), host["next_due"])
     _write(ledger, tx, {report.host for report in reports if report.robots}, known)
-    return {name: known[name]["next_due"] for name in names}
+    return {name: Due(known[name]["next_due"], _is_given_up(known[name], now)) for name in names}
+
+
+def _locked(ledger: Ledger) -> sa.Select[Any]:
+    given = ledger.given(None, hosts.c.host)
+    columns = [hosts.c[name] for name in ("host", "next_due", "robots", *_WELL)]
+    of_names = sa.select(*columns).join(given, given.c.host == hosts.c.host).order_by(hosts.c.host)
+    return of_names.with_for_update(of=hosts)
 
 
 def _write(ledger: Ledger, tx: Connection, with_robots: Set[str], known: dict[str, dict[str, Any]]) -> None:
@@ -77,9 +89,12 @@ def _write(ledger: Ledger, tx: Connection, with_robots: Set[str], known: dict[st
         if names:
             written = ("next_due", *_WELL, *columns)
             rows = [{"host": name, **{column: known[name][column] for column in written}} for name in sorted(names)]
-            given = ledger.given(rows, *(hosts.c[column] for column in ("host", *written)))
-            new = {column: given.c[column] for column in written}
-            tx.execute(hosts.update().where(hosts.c.host == given.c.host).values(new))
+            ledger.run(tx, _set, rows, written)
+
+
+def _set(ledger: Ledger, names: tuple[str, ...]) -> sa.Update:
+    given = ledger.given(None, *(hosts.c[column] for column in ("host", *names)))
+    return hosts.update().where(hosts.c.host == given.c.host).values({name: given.c[name] for name in names})
 
 
 def make_due(ledger: Ledger, tx: Connection, due: dict[str, float], now: float) -> None:
@@ -135,9 +150,14 @@ def _judged(report: Report, host: dict[str, Any], now: float) -> tuple[float, di
     }
 
 
-def given_up(now: float) -> sa.ColumnElement[bool]:
+def given_up(now: float | sa.BindParameter[float]) -> sa.ColumnElement[bool]:
     """Whether a row of hosts is given up."""
     return hosts.c.given_up_at > now - GIVEN_UP_SECONDS
+
+
+def _is_given_up(host: dict[str, Any], now: float) -> bool:
+    """As given_up, of a row that has been read."""
+    return host["given_up_at"] is not None and host["given_up_at"] > now - GIVEN_UP_SECONDS
 
 
 def try_again(tx: Connection, names: Any) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,10 @@ from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
 from crawler.frontier import lease, links, moves, politeness, sweeps
-from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
+from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
-from crawler.messages import Report, UrlResult
+from crawler.messages import Link, Report, UrlResult
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +47,19 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         if not reports:
             return 0
         found = moves.none_yet()
-        named = _named(reports, of_job)
-        met = [(of_job[report.job].job_id, of_job[report.job].job, link) for report in reports for link in report.links]
-        links.lock(ledger, tx, named, met)
-        taken_in = _finish_urls(ledger, tx, reports, of_job, _opened(ledger, tx, named), found, now)
+        met = [links.meet(ledger, tx, known.job_id, known.job, _links(reports, name)) for name, known in of_job.items()]
+        opened = _opened(links.lock(ledger, tx, _named(reports, of_job), met))
+        taken_in = _finish_urls(ledger, tx, reports, of_job, opened, found, now)
         back = taken_in.back
         if lost := [report.lease for report in reports if report.redelivered]:
             back.update(lease.lose(tx, lost, "its worker was lost", found, now))
-        for known in of_job.values():
-            of_this = [link for job_id, _, link in met if job_id == known.job_id]
-            links.insert(ledger, tx, known.job_id, known.job, of_this, found, now)
-        held = _end_leases(tx, reports, back, found, now)
+        for of_this in met:
+            links.insert(ledger, tx, of_this, found, now)
+        held = _end_leases(ledger, tx, reports, back, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
-        moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
-        moves.apply(ledger, tx, found, now)
+        locked = moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
+        moves.apply(ledger, tx, found, now, {key: due[key[1]] for key in locked})
         _note_wakes(ledger, tx, taken_in.wakes)
-        politeness.make_due(
-            ledger, tx, {report.host: due[report.host] for report in reports if report.lease in held}, now
-        )
         most = {known.job_id: known.job.max_pages_per_host for known in of_job.values()}
         limited = {key: most[key[0]] for key in found if most[key[0]] is not None}
         politeness.flag_unwanted(ledger, tx, limited)
@@ -78,14 +73,10 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
 def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> tuple[dict[str, _OfJob], list[int]]:
     """The reports' jobs by name, and the sweeps that they make necessary. A job whose row cannot be read takes its
     results by the default rules: they are fetched. By the unique index on jobs.name."""
-    names = sorted({report.job for report in reports})
-    rows = tx.execute(
-        sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec, jobs.c.prefixes)
-        .where(jobs.c.name.in_(names))
-        .order_by(jobs.c.job_id)
-    ).all()
     known, ordered = {}, []
-    for row in rows:
+    for row in ledger.run(
+        tx, _named_jobs, [{"name": name} for name in sorted({report.job for report in reports})]
+    ).all():
         try:
             known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes))
         except UnreadableJobError:
@@ -95,6 +86,15 @@ def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> 
                 of_this = [report for report in reports if report.job == row.name]
                 ordered += _widen(ledger, tx, known[row.name], of_this, now)
     return known, ordered
+
+
+def _named_jobs(ledger: Ledger) -> sa.Select[Any]:
+    given = ledger.given(None, jobs.c.name)
+    return (
+        sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec, jobs.c.prefixes)
+        .join(given, given.c.name == jobs.c.name)
+        .order_by(jobs.c.job_id)
+    )
 
 
 def _widen(ledger: Ledger, tx: Connection, of_job: _OfJob, reports: list[Report], now: float) -> list[int]:
@@ -232,28 +232,26 @@ def _named(reports: list[Report], of_job: dict[str, _OfJob]) -> list[dict[str, A
     return [dict(zip((*links.KEY, "lease"), key, strict=True)) for key in sorted(keys)]
 
 
-def _opened(ledger: Ledger, tx: Connection, named: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
-    """Those of the `named` URLs that are not finished, and of no other lease since, by lease and URL. By primary key;
-    links.lock has locked them. None of a report that was taken in before: that ended the lease in each row."""
-    if not named:
-        return {}
-    given = ledger.given(named, *(urls.c[name] for name in (*links.KEY, "lease")))
-    columns = ("lease", "url", "state", "attempts", "depth", "leased_depth", "was_done")
-    opened = tx.execute(
-        sa.select(*(urls.c[name] for name in columns))
-        .join(given, sa.and_(*(urls.c[name] == given.c[name] for name in (*links.KEY, "lease"))))
-        .where(urls.c.state.in_(("queued", "leased")))
-    )
-    return {(row.lease, row.url): row for row in opened}
+def _opened(named: Iterable[Any]) -> dict[tuple[str, str], Any]:
+    """Those of the `named` URLs, as links.lock returns them, that are not finished, by lease and URL. None of a report
+    that was taken in before: that ended the lease in each row."""
+    return {(row.lease, row.url): row for row in named if row.state in ("queued", "leased")}
+
+
+def _links(reports: list[Report], job: str) -> Iterator[Link]:
+    return (link for report in reports if report.job == job for link in report.links)
 
 
 def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
-    """Write the columns `names`, and those that always change, of `rows`. By primary key; _opened has locked them."""
-    if not rows:
-        return
-    names = ("state", "attempts", "was_done", "worker", "release", *names)
-    given = ledger.given(rows, *(urls.c[name] for name in (*links.KEY, *names)))
-    tx.execute(
+    """Write the columns `names`, and those that always change, of `rows`. By primary key; links.lock has locked
+    them."""
+    if rows:
+        ledger.run(tx, _finished, rows, ("state", "attempts", "was_done", "worker", "release", *names))
+
+
+def _finished(ledger: Ledger, names: tuple[str, ...]) -> sa.Update:
+    given = ledger.given(None, *(urls.c[name] for name in (*links.KEY, *names)))
+    return (
         urls.update()
         .where(*(urls.c[name] == given.c[name] for name in links.KEY))
         .values({name: given.c[name] for name in names})
@@ -265,17 +263,23 @@ def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: t
 
 
 def _end_leases(
-    tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
+    ledger: Ledger, tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
 ) -> frozenset[str]:
     """End the reports' leases; returns those that were still in force. What a report forgot to name is queued again, or
     would stay leased for ever. By primary key; a second time there is none."""
     names = sorted({report.lease for report in reports} - {""})
     if not names:
         return frozenset()
-    ended = tx.execute(leases.delete().where(leases.c.lease.in_(names)).returning(leases.c.lease, leases.c.urls)).all()
+    ended = ledger.run(tx, _ended, [{"lease": name} for name in names]).all()
     if forgotten := [row.lease for row in ended if row.urls != back[row.lease]]:
         lease.lose(tx, forgotten, "its worker did not report it", found, now)
     return frozenset(row.lease for row in ended)
+
+
+def _ended(ledger: Ledger) -> sa.Executable:
+    given = ledger.given(None, leases.c.lease)
+    these = leases.delete().where(leases.c.lease.in_(sa.select(given.c.lease)))
+    return these.returning(leases.c.lease, leases.c.urls)
 
 
 def _note_wakes(ledger: Ledger, tx: Connection, wakes: dict[tuple[int, str], float]) -> None:
@@ -306,7 +310,11 @@ def _log_requests(ledger: Ledger, tx: Connection, reports: list[Report], of_job:
     ]
     if rows:
         rows.sort(key=lambda row: (row["host"], row["at"], row["url"]))
-        tx.execute(ledger.insert_rows(requests, rows).on_conflict_do_nothing())
+        ledger.run(tx, _made, rows, tuple(rows[0]))
+
+
+def _made(ledger: Ledger, names: tuple[str, ...]) -> Any:
+    return ledger.insert_given(requests, names).on_conflict_do_nothing()
 
 
 def _credit(ledger: Ledger, tx: Connection, pages: Counter[tuple[int, str]], now: float) -> None:
@@ -317,12 +325,13 @@ def _credit(ledger: Ledger, tx: Connection, pages: Counter[tuple[int, str]], now
         for (job_id, worker), number in sorted(pages.items())
         if number
     ]
-    if not rows:
-        return
-    statement = ledger.insert_rows(workers, rows, first_at=now, last_at=now)
-    tx.execute(
-        statement.on_conflict_do_update(
-            index_elements=["job_id", "worker"],
-            set_={"pages": workers.c.pages + statement.excluded.pages, "last_at": now},
-        )
+    if rows:
+        ledger.run(tx, _credited, rows, now=now)
+
+
+def _credited(ledger: Ledger) -> Any:
+    statement = ledger.insert_given(workers, ["job_id", "worker", "pages"], first_at=NOW, last_at=NOW)
+    return statement.on_conflict_do_update(
+        index_elements=["job_id", "worker"],
+        set_={"pages": workers.c.pages + statement.excluded.pages, "last_at": statement.excluded.last_at},
     )

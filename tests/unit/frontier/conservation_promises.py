@@ -129,7 +129,7 @@ class Crawl:
         elif event == "lease":
             self.lease()
         elif event == "tidy":
-            tidy.tidy(self.ledger, self.now)
+            tidy.tidy(self.ledger, self.now, clock=lambda: 0.0)  # a slow machine changes nothing
         elif event == "block":
             orders.block(self.ledger, host, self.now, self.shown)
         elif event == "unblock":
@@ -195,11 +195,11 @@ class Crawl:
             admit(self.ledger, Admission(job=job, seeding="end", chunk=0, chunks=1, urls=[URLS[0]]), self.now)
         for _ in range(300):
             self.now += 700
-            tidy.tidy(self.ledger, self.now)
+            tidy.tidy(self.ledger, self.now, clock=lambda: 0.0)  # a slow machine changes nothing
             self.lease()
             record(self.ledger, [self.report("page") for _ in range(len(self.under_way))], self.now)
             self.check()
-            tidy.tidy(self.ledger, self.now)
+            tidy.tidy(self.ledger, self.now, clock=lambda: 0.0)  # a slow machine changes nothing
             if all(job["state"] == "done" for job in status.snapshots(self.ledger, self.now)):
                 break
         jobs = status.snapshots(self.ledger, self.now)
