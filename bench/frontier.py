@@ -42,11 +42,13 @@ PAGES, ROUNDS = 3_000, 3
 """Driven through in each round, and rounds on each side."""
 LINKS, NEW = 40, 1
 """On each page, and how many of them the ledger does not know: a frontier with no end in sight."""
+NEAR = 1_000
+"""Pages to which a page may link."""
 AT_ONCE = 50
 """Hosts leased in one call and reports recorded in one, as scheduler and recorder do when there is enough."""
 ALONE_HOSTS, ALONE_PAGES = 20_000, 3_000
 """Hosts with one page each, and how many of them a round crawls."""
-HOST_URLS = 1_000
+HOST_URLS = NEAR
 """Of a small host, which the one with `--known` URLs is compared with."""
 REPEATS = 20
 """Calls of what is timed call by call."""
@@ -176,8 +178,8 @@ def _stat(pid: int) -> list[str]:
 
 
 def outcome(batch: Batch, dice: random.Random, now: float, known: int) -> Report:
-    """As a worker would report `batch`: every page with links to the `known` pages of its host, some of them new; and
-    the robots.txt, if the batch brought none. `known` = 0: no links."""
+    """As a worker would report `batch`: every page with links to those of its host's `known` pages that stand near it,
+    some of them new; and the robots.txt, if the batch brought none. `known` = 0: no links."""
     pages, links, requests = [], {}, []
     robots = {}
     if batch.job.robots and not batch.robots:
@@ -190,8 +192,10 @@ def outcome(batch: Batch, dice: random.Random, now: float, known: int) -> Report
                  content_type="text/html", digest=f"{dice.getrandbits(256):064x}")
         )  # fmt: skip
         requests.append(Request(url=target.url, at=at, status=200, seconds=0.1))
+        near = int(target.url.split("/")[4]) // NEAR * NEAR
         for link in range(LINKS if known else 0):
-            article = dice.randrange(known, 10**9) if link < NEW else dice.randrange(known)
+            # As many distinct ones on a large host as on a small one.
+            article = dice.randrange(known, 10**9) if link < NEW else (near + dice.randrange(NEAR)) % known
             url = f"http://{batch.host}/articles/{article}/a-title-of-some-length.html"
             links[url] = Link(url=url, depth=target.depth + 1, found_on=target.url)
     return Report(
