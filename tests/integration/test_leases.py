@@ -14,8 +14,6 @@ from conftest import Processes, Services, eventually
 from kombu import Connection, Consumer, Queue
 from website import Request, Site
 
-from crawler.frontier.ledger import Ledger
-
 Outcome = Callable[[str], dict[str, int]]
 MINUTE = 60.0
 DELAY = 0.5
@@ -30,11 +28,6 @@ def holder(request: Request) -> str:
 
 def asked_by(site: Site, *workers: str) -> list[Request]:
     return [request for request in site.requests if holder(request) in workers]
-
-
-def asked_since(site: Site, moment: float) -> float | None:
-    """Seconds from a moment to the first request after it."""
-    return next((request.at - moment for request in site.requests if request.at > moment), None)
 
 
 def show(what: str, seconds: list[float]) -> None:
@@ -97,7 +90,7 @@ Broker.send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.timeout(150)
 def test_leases_whose_messages_are_lost(
-    processes: Processes, services: Services, sites: list[Site], ledger: Ledger, outcome: Outcome
+    processes: Processes, services: Services, sites: list[Site], outcome: Outcome
 ) -> None:
     """A scheduler killed between commit and publish; and the fetch queue emptied."""
     for name in ("worker-1", "worker-2", "scheduler"):
