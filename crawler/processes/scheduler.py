@@ -33,6 +33,9 @@ FORGET_SECONDS = 10.0
 SHARE, LONGEST = 5.0, 10.0
 """A chore that takes long rests for SHARE times as long, so that leasing goes on, but for LONGEST seconds at most."""
 SHOW_FINISHED_SECONDS = 60.0
+MAX_PAUSE = 5.0
+"""Seconds between two attempts to reach broker and database, at most: leases that were lost with the broker are dead
+limits.KEEP after the one that succeeds."""
 LOCK = 0x63726177  # "craw"
 
 
@@ -96,7 +99,7 @@ class Scheduler:
                 self._holds = None
                 systemd.notify("WATCHDOG=1")
                 self.stop.wait(pause)
-                pause = min(pause * 2, 15.0)
+                pause = min(pause * 2, MAX_PAUSE)
         self._give_up_lead()
 
     def step(self) -> int:
