@@ -1,6 +1,6 @@
-"""What travels through the broker: a Batch to a worker, its Report back, and the seeds' Admission.
+"""What travels through the broker: a Batch to a worker, its Hold and its Report back, and the seeds' Admission.
 
-All three are JSON. A field that is added later gets a default, so that old and new workers can share one queue.
+All are JSON. A field that is added later gets a default, so that old and new workers can share one queue.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ class Batch(BaseModel):
     targets: list[Target]
     expires_at: float
     """Seconds since the epoch after which nothing of this batch may be fetched: the frontier leases it anew."""
+    begin_by: float | None = None
+    """Seconds since the epoch after which no worker may begin it. None: from a frontier that asks for no holds."""
     robots: dict[str, RobotsFile] = {}
     """By origin."""
     lost_before: bool = False
@@ -214,7 +216,7 @@ class Report(BaseModel):
     """Only what was fetched anew."""
     back_off: BackOff | None = None
     redelivered: bool = False
-    """The batch had been at another worker, which was lost with it: nothing was fetched."""
+    """The batch had been at another worker, which may still have it: nothing was fetched here."""
 
     def parts(self, size: int) -> Iterator[Report]:
         """This report, after reports of links alone that take what is above `size` characters of links: brokers refuse
@@ -239,6 +241,16 @@ _LINKS_ALONE: dict[str, Any] = {
     "robots": {},
     "back_off": None,
 }
+
+
+class Hold(BaseModel):
+    """What one worker holds at a moment. The next one replaces it."""
+
+    worker: str
+    leases: list[str] = []
+    """Whose batches it may be fetching."""
+    reported: list[str] = []
+    """Whose reports the broker has confirmed since the last hold."""
 
 
 class Admission(BaseModel):

@@ -104,6 +104,7 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
                     host=one.row.host,
                     targets=[Target.model_validate(row._asdict()) for row in one.targets],
                     expires_at=deadline - limits.LEASE_MARGIN,
+                    begin_by=now + limits.BEGIN,
                     robots=robots,
                     lost_before=any(row.expiries for row in one.targets),
                     blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
@@ -490,11 +491,14 @@ def _set_idle(ledger: Ledger) -> sa.Update:
 # --- leases that do not come back -------------------------------------------------------------------------------------
 
 
-def lose(tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, now: float) -> Counter[str]:
-    """Queue the URLs again of leases that will not come back, noting that in `moved`; those lost too often have failed.
-    Returns how many URLs each lease had. Idempotent; index urls_leased. The URLs keep the name of the lease: should its
-    report arrive before another lease begins, it still counts."""
-    often = urls.c.expiries + 1 >= MAX_EXPIRIES
+def lose(
+    tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, now: float, begun: bool = True
+) -> Counter[str]:
+    """Queue the URLs again of leases that will not come back, noting that in `moved`; those lost too often have failed,
+    of which only leases that were `begun` count. Returns how many URLs each lease had. Idempotent; index urls_leased.
+    The URLs keep the name of the lease: should its report arrive before another lease begins, it still counts."""
+    expiries = urls.c.expiries + int(begun)
+    often = expiries >= MAX_EXPIRIES
     lost = (
         urls.update()
         .where(urls.c.lease.in_(names), urls.c.state == "leased")
@@ -503,7 +507,7 @@ def lose(tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, 
             reason=sa.case((often, f"{reason}, {MAX_EXPIRIES} times"), else_=reason),
             cause=str(Cause.LEASE_LOST),
             fetched_at=sa.case((often, now), else_=urls.c.fetched_at),
-            expiries=urls.c.expiries + 1,
+            expiries=expiries,
         )
         .returning(urls.c.job_id, urls.c.host, urls.c.lease, urls.c.state, urls.c.was_done)
     )

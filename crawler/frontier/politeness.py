@@ -97,6 +97,16 @@ def _set(ledger: Ledger, names: tuple[str, ...]) -> sa.Update:
     return hosts.update().where(hosts.c.host == given.c.host).values({name: given.c[name] for name in names})
 
 
+def rest(ledger: Ledger, tx: Connection, until: dict[str, float]) -> None:
+    """Leave hosts alone until a time each, or as long as they rest anyway. Locks them, by key; idempotent."""
+    rows = [{"host": host, "next_due": at} for host, at in sorted(until.items())]
+    given = ledger.given(rows, hosts.c.host, hosts.c.next_due)
+    locked = sa.select(hosts.c.host).where(hosts.c.host.in_(sorted(until))).order_by(hosts.c.host).with_for_update()
+    tx.execute(locked)
+    later = sa.and_(hosts.c.host == given.c.host, hosts.c.next_due < given.c.next_due)
+    tx.execute(hosts.update().where(later).values(next_due=given.c.next_due))
+
+
 def make_due(ledger: Ledger, tx: Connection, due: dict[str, float], now: float) -> None:
     """Let the hosts' queues, of every job, be looked at from a time each; those of hosts given up, by `tidy`. Index
     host_queues_host; moves.apply has locked those of the reports' own jobs."""

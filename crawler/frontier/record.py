@@ -37,8 +37,9 @@ class _OfJob:
 def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
     """Take in the outcome of batches; returns how many pages they finished. Results of a lease that ran out still count
     where the URL has not been leased again. A report seen twice changes nothing. Reports of a job that does not exist
-    (any more) are left out."""
-    reports = list(reports)
+    (any more) are left out; and those of redelivered batches, whose first holder may still be fetching: when their
+    leases end, its holds decide (holds.py)."""
+    reports = [report for report in reports if not report.redelivered]
     with ledger.transaction() as tx:
         of_job, ordered = _jobs(ledger, tx, reports, now)
         if unknown := sorted({report.job for report in reports} - of_job.keys()):
@@ -50,12 +51,9 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         met = [links.meet(ledger, tx, known.job_id, known.job, _links(reports, name)) for name, known in of_job.items()]
         opened = _opened(links.lock(ledger, tx, _named(reports, of_job), met))
         taken_in = _finish_urls(ledger, tx, reports, of_job, opened, found, now)
-        back = taken_in.back
-        if lost := [report.lease for report in reports if report.redelivered]:
-            back.update(lease.lose(tx, lost, "its worker was lost", found, now))
         for of_this in met:
             links.insert(ledger, tx, of_this, found, now)
-        held = _end_leases(ledger, tx, reports, back, found, now)
+        held = _end_leases(ledger, tx, reports, taken_in.back, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
         locked = moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now, {key: due[key[1]] for key in locked})
@@ -210,7 +208,7 @@ def _finish_urls(
                     taken_in.wakes[key] = min(wake, taken_in.wakes.get(key, wake))
                     move(retried, retry.url, "queued", row.was_done, not_before=wake, **columns)
                     moved["waiting"] += 1
-        for url in () if report.redelivered else report.unfetched:
+        for url in report.unfetched:
             row = opened.get((report.lease, url))
             if row is not None and row.state == "leased":
                 move(returned, url, "queued", row.was_done, attempts=row.attempts, reason=None, cause=None)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -60,15 +61,22 @@ class Slice:
         return True
 
 
-def tidy(ledger: Ledger, now: float, seconds: float = SLICE, clock: Callable[[], float] = time.monotonic) -> None:
-    """Take back expired leases, give up dead hosts, enforce limits, call pages for another visit, go on with orders
-    that nobody works on, and close jobs that have reached their end. May be repeated at any time.
+def tidy(
+    ledger: Ledger,
+    now: float,
+    seconds: float = SLICE,
+    clock: Callable[[], float] = time.monotonic,
+    expire: bool = True,
+) -> None:
+    """Take back expired leases (`expire`), give up dead hosts, enforce limits, call pages for another visit, go on with
+    orders that nobody works on, and close jobs that have reached their end. May be repeated at any time.
 
     Many short transactions. Each kind of work is done once; what is more than one transaction of it takes is done
     while there is time (`seconds`, of a monotonic `clock`).
     """
     time_left = Slice(seconds, clock)
-    time_left.repeat(lambda: _expire_some(ledger, now))
+    if expire:
+        time_left.repeat(lambda: _expire_some(ledger, now))
     time_left.repeat(lambda: sweeps.work(ledger, now, size=URLS))
     for row in _jobs(ledger):
         if row.state == "cancelled":
@@ -172,24 +180,82 @@ def take_back_leases(ledger: Ledger, now: float) -> None:
         pass
 
 
-def _expire_some(ledger: Ledger, now: float) -> int:
+def all_leases(ledger: Ledger) -> list[str]:
+    """The leases that are in force, the oldest first. Reads leases, which are few."""
     with ledger.transaction() as tx:
-        return _expire(ledger, tx, now)
+        return list(tx.execute(sa.select(leases.c.lease).order_by(leases.c.deadline)).scalars())
 
 
-def _expire(ledger: Ledger, tx: Connection, now: float) -> int:
+def expired(ledger: Ledger, now: float) -> list[str]:
+    """The leases that ran out, a thousand at most. Index on leases.deadline."""
+    with ledger.transaction() as tx:
+        chosen = sa.select(leases.c.lease).where(leases.c.deadline <= now).order_by(leases.c.deadline)
+        return list(tx.execute(chosen.limit(AT_ONCE)).scalars())
+
+
+def take_back(ledger: Ledger, names: Sequence[str], now: float, begun: bool) -> list[str]:
+    """Queue the URLs again of those of the leases that are still in force; returns these. `begun`: a worker had them,
+    which may have been lost for what is in them, and asked their hosts just now, which rest for the jobs' delay. LEASES
+    in a transaction; by primary key; idempotent."""
+    taken: list[str] = []
+    for at in range(0, len(names), LEASES):
+        some = leases.c.lease.in_(names[at : at + LEASES])
+        with ledger.transaction() as tx:
+            rows = tx.execute(sa.select(leases).where(some).order_by(leases.c.lease)).all()
+            if begun:
+                delays = _delays(tx, {row.job_id for row in rows})
+                _end(ledger, tx, rows, "its worker was lost", now, delays=delays)
+            else:
+                _end(ledger, tx, rows, "no worker took it", now, begun=False)
+        taken += [row.lease for row in rows]
+    return taken
+
+
+def _delays(tx: Connection, job_ids: Collection[int]) -> dict[int, float]:
+    """The delays of jobs; one that cannot be read has that of any job. By primary key."""
+    delays = {}
+    for row in tx.execute(sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec).where(jobs.c.job_id.in_(job_ids))):
+        try:
+            delays[row.job_id] = job_of(row.spec).delay
+        except UnreadableJobError:
+            delays[row.job_id] = Job(name=row.name).delay
+    return delays
+
+
+def _expire_some(ledger: Ledger, now: float) -> int:
     """Queue the URLs again of leases that ran out; returns how many leases that were. Index on leases.deadline; LEASES
-    at most. A report that arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
-    expired = tx.execute(sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(LEASES)).all()
-    if not expired:
-        return 0
+    at most."""
+    chosen = sa.select(leases).where(leases.c.deadline <= now).order_by(leases.c.lease).limit(LEASES)
+    with ledger.transaction() as tx:
+        rows = tx.execute(chosen).all()
+        _end(ledger, tx, rows, "lease expired", now)
+    return len(rows)
+
+
+def _end(
+    ledger: Ledger,
+    tx: Connection,
+    rows: Sequence[Any],
+    reason: str,
+    now: float,
+    begun: bool = True,
+    delays: Mapping[int, float] = MappingProxyType({}),
+) -> None:
+    """End leases (`rows`, by key) without a report; their hosts rest as long as `delays` says, by job_id. A report that
+    arrives meanwhile waits for the locks of its URLs, and then finds them queued."""
+    if not rows:
+        return
     lost = moves.none_yet()
-    names = [row.lease for row in expired]
-    lease.lose(tx, names, "lease expired", lost, now)
+    names = [row.lease for row in rows]
+    lease.lose(tx, names, reason, lost, now, begun)
     tx.execute(leases.delete().where(leases.c.lease.in_(names)))
+    due = {row.host: now for row in rows}
+    for row in rows:
+        due[row.host] = max(due[row.host], now + delays.get(row.job_id, 0.0))
+    if delays:
+        politeness.rest(ledger, tx, due)
     moves.apply(ledger, tx, lost, now)
-    politeness.make_due(ledger, tx, {row.host: now for row in expired}, now)
-    return len(expired)
+    politeness.make_due(ledger, tx, due, now)
 
 
 def _tidy_job(ledger: Ledger, row: Any, job: Job, time_left: Slice, now: float) -> None:

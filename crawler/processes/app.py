@@ -59,7 +59,7 @@ app.conf.update(
     worker_enable_prefetch_count_reduction=False,
     # A message published on a channel that then dies may be lost; with confirms, publishing raises (celery#9149).
     broker_transport_options={"confirm_publish": True},
-    broker_heartbeat=limits.HEARTBEAT,
+    broker_heartbeat=limits.WORKER_HEARTBEAT,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     task_ignore_result=True,

@@ -1,18 +1,24 @@
 """What the scheduler and seed.py say to RabbitMQ: batches, recalls and seeds as Celery tasks; besides these, how full
-the fetch queue is, and progress for whoever watches."""
+the queues are, what workers hold, and progress for whoever watches."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from kombu import Connection, Producer, Queue
+from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
+from pydantic import ValidationError
 
-from crawler.messages import Admission, Batch
-from crawler.processes.queues import FETCH, STATUS
+from crawler import limits
+from crawler.messages import Admission, Batch, Hold
+from crawler.processes import queues
+from crawler.processes.queues import FETCH, HOLD, RECORD, STATUS
+
+log = logging.getLogger(__name__)
 
 
 class Broker:
@@ -23,6 +29,10 @@ class Broker:
 
         self._app = app
         self._connection: Connection = app.connection_for_write()
+        self._hearing: Connection | None = None
+        self._heard: list[Hold] = []
+        self._marked: float | None = None
+        self._name = uuid.uuid4().hex
 
     @property
     def errors(self) -> tuple[type[BaseException], ...]:
@@ -33,6 +43,42 @@ class Broker:
         """How many batches more the fetch queue should hold; none while no worker is there to take them."""
         _, ready, consumers = self._channel().queue_declare(FETCH, passive=True)
         return max(0, per_consumer * int(consumers) - int(ready))
+
+    def consumers(self) -> int:
+        """How many workers take batches."""
+        return int(self._channel().queue_declare(FETCH, passive=True).consumer_count)
+
+    def reports_wait(self) -> bool:
+        """Whether anything is in the queue of reports that no recorder has in hand."""
+        return int(self._channel().queue_declare(RECORD, passive=True).message_count) > 0
+
+    def mark(self, at: float) -> None:
+        """Send a mark through the queue of holds, to be heard after all that was sent before."""
+        Producer(self._channel(), exchange=Exchange(RECORD, no_declare=True)).publish(
+            {"mark": self._name, "at": at}, serializer="json", routing_key=HOLD, delivery_mode=1
+        )
+
+    def hear(self) -> tuple[list[Hold], float | None]:
+        """The holds that have arrived since this was asked last, and the last of our own marks among them."""
+        if self._hearing is None:
+            self._hearing = self._app.connection_for_read(heartbeat=limits.HEARTBEAT)
+            Consumer(self._hearing, [queues.hold()], callbacks=[self._keep], accept=["json"], no_ack=True).consume()
+        self._hearing.heartbeat_check()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._hearing.drain_events(timeout=0)
+        heard, marked = self._heard, self._marked
+        self._heard, self._marked = [], None
+        return heard, marked
+
+    def _keep(self, body: Any, _: Any) -> None:
+        try:
+            if "mark" not in body:
+                self._heard.append(Hold.model_validate(body))
+            elif body["mark"] == self._name:
+                self._marked = float(body["at"])
+        except (ValidationError, TypeError, ValueError) as error:
+            log.critical("a hold that cannot be read is left out: %s", str(error).splitlines()[0])
 
     def send(self, batch: Batch) -> None:
         """Hand a batch to the workers; returns when the broker has it."""
@@ -56,9 +102,12 @@ class Broker:
 
     def forget(self) -> None:
         """Drop a connection that failed."""
-        with contextlib.suppress(Exception):
-            self._connection.close()
+        for connection in (self._connection, self._hearing):
+            with contextlib.suppress(Exception):
+                if connection is not None:
+                    connection.close()
         self._connection = self._app.connection_for_write()
+        self._hearing, self._heard, self._marked = None, [], None
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Iterator[list[dict[str, Any]]]]:

@@ -11,6 +11,9 @@ from kombu import Exchange, Queue
 RECORD, FETCH = "record", "fetch"
 """The two queues of work: recorders consume RECORD, workers FETCH. Each is bound to an exchange of its own name,
 because RabbitMQ grants the right to publish by exchange."""
+HOLD = "hold"
+"""The queue in which the scheduler that leads hears what workers hold, bound to the exchange of RECORD. RabbitMQ gives
+it to one consumer at a time (x-single-active-consumer)."""
 ORDERS = Exchange("orders", type="fanout", durable=True, no_declare=True)
 """Copies each message (a recall) to all workers, into the queues of their pulses."""
 STATUS = Exchange("status", type="fanout", durable=True, no_declare=True)
@@ -28,6 +31,11 @@ def work(name: str) -> Queue:
         no_declare=True,
         queue_arguments={"x-queue-type": "quorum"},
     )
+
+
+def hold() -> Queue:
+    """The queue HOLD."""
+    return Queue(HOLD, Exchange(RECORD, type="direct", no_declare=True), routing_key=HOLD, no_declare=True)
 
 
 def pulse(process: str) -> Queue:

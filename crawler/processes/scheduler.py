@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from crawler import settings
 from crawler.frontier import status, tidy
+from crawler.frontier.holds import Holds
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.processes import systemd
@@ -26,12 +27,15 @@ PER_CONSUMER = 10
 """Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
 LEASE_AT_ONCE = 200
 IDLE_SECONDS = 0.1
-RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = 1.0
+RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = HOLDS_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
 FORGET_SECONDS = 10.0
 SHARE, LONGEST = 5.0, 10.0
 """A chore that takes long rests for SHARE times as long, so that leasing goes on, but for LONGEST seconds at most."""
 SHOW_FINISHED_SECONDS = 60.0
+MAX_PAUSE = 5.0
+"""Seconds between two attempts to reach broker and database, at most: leases that were lost with the broker are dead
+limits.KEEP after the one that succeeds."""
 LOCK = 0x63726177  # "craw"
 
 
@@ -53,17 +57,27 @@ class Chore:
 
 
 class Scheduler:
-    """One scheduler; `run` returns when `stop` is set. `clock`: seconds since the epoch."""
+    """One scheduler; `run` returns when `stop` is set. `clock`: seconds since the epoch; `seconds`: of a clock that is
+    never set."""
 
-    def __init__(self, ledger: Ledger, broker: Broker, stop: Event, clock: Callable[[], float] = time.time) -> None:
-        self.ledger, self.broker, self.stop, self._clock = ledger, broker, stop, clock
+    def __init__(
+        self,
+        ledger: Ledger,
+        broker: Broker,
+        stop: Event,
+        clock: Callable[[], float] = time.time,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ledger, self.broker, self.stop, self._clock, self._seconds = ledger, broker, stop, clock, seconds
         self._lock: sa.Connection | None = None
+        self._holds: Holds | None = None
         self._passing: tuple[type[BaseException], ...] = (DBAPIError, *broker.errors)
         # A blocked host is asked until its leases are recalled: that never rests, and has its turn after each chore.
         self._recall = Chore(self._recall_leases, RECALL_SECONDS, longest=0.0)
         self._chores = [
+            Chore(self._take_back_leases, HOLDS_SECONDS),
             Chore(lambda now: status.sample(ledger, now), SAMPLE_SECONDS),
-            Chore(lambda now: tidy.tidy(ledger, now), TIDY_SECONDS),
+            Chore(lambda now: tidy.tidy(ledger, now, expire=False), TIDY_SECONDS),
             Chore(self._publish_status, STATUS_SECONDS),
             Chore(lambda now: tidy.forget(ledger, now, settings.requests_days()), FORGET_SECONDS),
         ]
@@ -82,17 +96,19 @@ class Scheduler:
                 log.warning("%s; trying again in %.0f s", str(error).splitlines()[0], pause)
                 self._give_up_lead()
                 self.broker.forget()
+                self._holds = None
                 systemd.notify("WATCHDOG=1")
                 self.stop.wait(pause)
-                pause = min(pause * 2, 15.0)
+                pause = min(pause * 2, MAX_PAUSE)
         self._give_up_lead()
 
     def step(self) -> int:
         """Fill the window once and do what is due; returns how many batches were leased."""
+        holds = self._hear()
         self._recall.turn(self._clock)
-        # Committed first, published second: a crash between the two costs a lease's time; the other order, a double
-        # fetch.
+        # Committed first, published second: a crash between the two costs limits.KEEP; the other order, a double fetch.
         batches = lease(self.ledger, min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), self._clock())
+        holds.leased((batch.lease for batch in batches), self._seconds())
         for batch in batches:
             self.broker.send(batch)
         for chore in self._chores:
@@ -101,8 +117,33 @@ class Scheduler:
             systemd.notify("WATCHDOG=1")
         return len(batches)
 
+    def _hear(self) -> Holds:
+        """Take in what workers hold. One that begins again has heard nothing while it did not listen."""
+        heard, marked = self.broker.hear()
+        if self._holds is None:
+            self._holds = Holds(tidy.all_leases(self.ledger), self._seconds())
+        for hold in heard:
+            self._holds.heard(hold, self._seconds())
+        if marked is not None:
+            self._holds.mark(marked)
+        return self._holds
+
+    def _take_back_leases(self, now: float) -> None:
+        """Give dead leases to other workers."""
+        holds = self._hear()
+        holds.expired(tidy.expired(self.ledger, now), self._seconds())
+        holds.look(self.broker.consumers(), self.broker.reports_wait(), self._seconds())
+        for leases, begun in zip(holds.give_back(self._seconds()), (True, False), strict=True):
+            if taken := tidy.take_back(self.ledger, leases, now, begun):
+                log.warning("%d leases are taken back that %s", len(taken), "were lost" if begun else "nobody took")
+                holds.given_back(taken)
+        self.broker.mark(self._seconds())
+
     def _recall_leases(self, _: float) -> None:
-        if recalled := tidy.recalled(self.ledger):
+        recalled = tidy.recalled(self.ledger)
+        if self._holds is not None:
+            recalled += self._holds.to_recall()
+        if recalled:
             self.broker.recall(recalled)
 
     def _publish_status(self, now: float) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
 from celery import Task
-from celery.signals import worker_shutdown, worker_shutting_down
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from celery.utils.log import get_task_logger
 
 from crawler import settings
@@ -14,11 +15,13 @@ from crawler.known_links import KnownLinks
 from crawler.messages import Batch
 from crawler.processes import heartbeat, systemd
 from crawler.processes.app import app
+from crawler.processes.hold_sender import HoldSender
 from crawler.processes.queues import FETCH
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import FLOOR_BYTES, Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
+from crawler.worker.holding import Holding
 from crawler.worker.memory import PLACES_OF_PROCESS, release_memory
 
 log = get_task_logger(__name__)
@@ -26,6 +29,7 @@ log = get_task_logger(__name__)
 _known_links = KnownLinks()
 """What this process has sent."""
 _active = ActiveBatches()
+_holding = Holding()
 LINKS_SIZE = 2_000_000
 """Characters of links in a message at most."""
 NO_ROOM = f"less than {FLOOR_BYTES / 1024**3:g} GiB free on the archive's disk; collect.yml -e delete=yes makes room"
@@ -48,6 +52,11 @@ def recall(leases: list[str]) -> None:
     _active.recall(leases)
 
 
+@worker_ready.connect
+def _say_what_is_held(sender: Any, **_: Any) -> None:
+    HoldSender(sender.app, sender.hostname, _holding).start()
+
+
 @worker_shutting_down.connect
 def _stop_fetching(**_: Any) -> None:
     _active.stop()
@@ -58,8 +67,9 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
     batch = Batch.model_validate(message)
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
-    with PLACES_OF_PROCESS.share() as share:
-        with Client(settings.user_agent()) as client, _active.batch(batch.lease) as stop:
+    with PLACES_OF_PROCESS.share() as share, _active.batch(batch.lease) as told, contextlib.ExitStack() as stack:
+        stop = told if redelivered else stack.enter_context(_holding.hold(batch, told))
+        with Client(settings.user_agent()) as client:
             report = fetch_batch(
                 batch,
                 client,
@@ -72,6 +82,8 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
             )
         for part in report.parts(LINKS_SIZE):
             app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
+        if not redelivered:
+            _holding.reported(batch.lease)
     _known_links.add(report.job, report.links)
     log.info(
         "%s: %d fetched, %d to retry, %d returned%s",

@@ -21,6 +21,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from crawler import limits, urls
+from crawler.worker.clock import since_boot
 from crawler.worker.fetch_errors import TimedOutError
 
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns, at length, of headers that are none
@@ -85,11 +86,22 @@ class _Answer(http.client.HTTPResponse):
         raise http.client.HTTPException(f"more than {self.MAX_TRAILERS} trailers")
 
 
-class _HTTPConnection(HTTPConnection):
+class _Punctual(HTTPConnection):
+    """A connection over which nothing is sent that should have been over by then: the process may have been stopped, or
+    its machine suspended, since the request was allowed."""
+
+    def connect(self) -> None:
+        began = since_boot()
+        super().connect()
+        if since_boot() - began > limits.FETCH:
+            raise TimedOutError(f"took longer than {limits.FETCH:g} s")
+
+
+class _HTTPConnection(_Punctual):
     response_class = _Answer
 
 
-class _HTTPSConnection(HTTPSConnection):
+class _HTTPSConnection(_Punctual, HTTPSConnection):
     response_class = _Answer
 
 

@@ -98,11 +98,11 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: list[IO[bytes]] = []
 
-    def _environment(self, user: str) -> dict[str, str]:
+    def _environment(self, user: str, name: str = "tests") -> dict[str, str]:
         return os.environ | {
             "CRAWLER_BROKER_URL": BROKER.format(user),
             "CRAWLER_DATABASE_URL": self._services.database,
-            "CRAWLER_CONTACT": "mailto:tests@example.org",
+            "CRAWLER_CONTACT": f"mailto:{name}@example.org",
             "CRAWLER_HOST": "here",
             "CRAWLER_STATE_DIR": str(self._folder),
         }
@@ -111,7 +111,7 @@ class Processes:
         log = (self._folder / f"{name}.log").open("ab")
         self._logs.append(log)
         self.running[name] = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]], env=self._environment(user), stderr=log, stdout=log, cwd=ROOT
+            [str(BIN / command[0]), *command[1:]], env=self._environment(user, name), stderr=log, stdout=log, cwd=ROOT
         )
 
     def worker(self, number: int) -> None:
@@ -122,8 +122,10 @@ class Processes:
     def recorder(self, number: int) -> None:
         self._start(f"recorder-{number}", "ledger", "crawler", "recorder", str(number))
 
-    def scheduler(self) -> None:
-        self._start("scheduler", "ledger", "crawler", "scheduler")
+    def scheduler(self, before: str = "") -> None:
+        """`before`: Python that this process executes first."""
+        code = f"{before}\nimport sys\nfrom crawler.cli import main\nsys.argv[1:] = ['scheduler']\nsys.exit(main())"
+        self._start("scheduler", "ledger", *(("python", "-c", code) if before else ("crawler", "scheduler")))
 
     def stop(self, name: str, number: int = signal.SIGTERM) -> float:
         """End a process; the seconds it took."""
@@ -131,6 +133,13 @@ class Processes:
         process.send_signal(number)
         process.wait(timeout=60)
         return time.monotonic() - began
+
+    def freeze(self, name: str) -> None:
+        """Let a process stand still, as a machine does that is suspended."""
+        self.running[name].send_signal(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self.running[name].send_signal(signal.SIGCONT)
 
     def seed(self, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -151,6 +160,7 @@ class Processes:
     def close(self) -> None:
         for process in self.running.values():
             process.terminate()
+            process.send_signal(signal.SIGCONT)
         for process in self.running.values():
             process.wait(timeout=60)
         for log in self._logs:

@@ -41,14 +41,15 @@ def test_definitions_are_the_same_at_every_run(render: Render) -> None:
 def test_every_exchange_with_a_queue_of_its_name_is_bound_to_it(definitions: dict[str, list[dict[str, str]]]) -> None:
     queues = {queue["name"] for queue in definitions["queues"]}
     bound = {(binding["source"], binding["destination"], binding["routing_key"]) for binding in definitions["bindings"]}
-    assert bound == {(name, name, name) for name in queues}
-    assert queues <= {exchange["name"] for exchange in definitions["exchanges"]}
+    assert bound == {(name, name, name) for name in queues - {"hold"}} | {("record", "hold", "hold")}
+    assert queues - {"hold"} <= {exchange["name"] for exchange in definitions["exchanges"]}
 
 
 def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions: dict[str, list[dict]]) -> None:
     for queue in definitions["queues"]:
         assert queue["durable"]
-        assert queue["arguments"] == {"x-queue-type": "quorum"}
+        assert queue["arguments"]["x-queue-type"] == "quorum"
+        assert (queue["arguments"].keys() == {"x-queue-type"}) == (queue["name"] != "hold")
     [policy] = definitions["policies"]
     covered = {queue["name"] for queue in definitions["queues"] if re.search(policy["pattern"], queue["name"])}
     assert covered == {"record", "fetch"}
@@ -60,7 +61,7 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
     assert policy["definition"]["delivery-limit"] == 20  # a number: RabbitMQ refuses the text "20"
 
 
-CONFIGURED = ["record", "fetch", "dead", "orders", "status", "amq.default", "xpulse.", "xwatch.", ""]
+CONFIGURED = ["record", "fetch", "hold", "dead", "orders", "status", "amq.default", "xpulse.", "xwatch.", ""]
 """What the definitions configure, and nobody else may."""
 
 
@@ -69,12 +70,12 @@ CONFIGURED = ["record", "fetch", "dead", "orders", "status", "amq.default", "xpu
     [
         ("seed", "configure", ["watch.1"], CONFIGURED),
         ("seed", "write", ["record", "watch.1"], ["fetch", "orders", "status", "dead", "pulse.x"]),
-        ("seed", "read", ["status", "watch.1"], ["record", "fetch", "dead", "orders", "pulse.x"]),
-        ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["record", "dead", "status"]),
+        ("seed", "read", ["status", "watch.1"], ["record", "fetch", "hold", "dead", "orders", "pulse.x"]),
+        ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["record", "hold", "dead", "status"]),
         ("worker", "write", ["record", "amq.default"], ["fetch", "orders", "status", "dead"]),
         ("worker", "configure", ["pulse.worker-1@worker1"], CONFIGURED),
         ("ledger", "configure", ["pulse.recorder-1@frontier1"], CONFIGURED),
-        ("ledger", "read", ["record", "fetch", "pulse.x"], ["dead", "orders", "status"]),
+        ("ledger", "read", ["record", "fetch", "hold", "pulse.x"], ["dead", "orders", "status"]),
         ("ledger", "write", ["fetch", "orders", "status", "record", "amq.default", "pulse.x"], ["dead"]),
     ],
 )

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 from ledger_promises import SITE, admission, counts, report
 
+from crawler import limits
+from crawler.frontier import lease as lease_module
 from crawler.frontier import orders, politeness, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
@@ -322,3 +324,44 @@ def test_retry_asks_a_host_again_that_was_given_up(ledger: Ledger) -> None:
     tidy.tidy(ledger, now)
     assert counts(ledger, now) == {"queued": 1}
     assert lease(ledger, 1, now + 2)
+
+
+def test_a_redelivered_batch_leaves_its_lease_to_the_first_holder(ledger: Ledger) -> None:
+    admit(ledger, admission("/a", delay=0), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    record(ledger, [report(batch, results=[], unfetched=[SITE + "/a"], redelivered=True)], now=1)
+    assert lease(ledger, 1, now=100) == []
+    assert record(ledger, [report(batch)], now=101) == 1
+    assert counts(ledger, 101) == {"done": 1}
+
+
+def test_a_lost_worker_s_host_rests_for_the_job_s_delay(ledger: Ledger) -> None:
+    admit(ledger, admission("/a", "/b", delay=7), now=0)
+    (batch,) = lease(ledger, 1, now=0)
+    assert tidy.all_leases(ledger) == [batch.lease]
+    assert tidy.expired(ledger, limits.LEASE - 1) == []
+    assert tidy.expired(ledger, limits.LEASE) == [batch.lease]
+    assert tidy.take_back(ledger, [batch.lease, "another"], 50, begun=True) == [batch.lease]
+    assert counts(ledger, 50) == {"queued": 2}
+    assert lease(ledger, 1, now=56.9) == []
+    (again,) = lease(ledger, 1, now=57)
+    assert again.lost_before
+    assert record(ledger, [report(batch)], now=58) == 0  # the first holder's: leased again meanwhile
+
+
+def test_a_batch_that_nobody_took_is_no_suspect(ledger: Ledger) -> None:
+    admit(ledger, admission("/a", "/b", delay=5), now=0)
+    for now in range(2 * lease_module.MAX_EXPIRIES):
+        (batch,) = lease(ledger, 1, now)
+        assert len(batch.targets) == 2
+        assert not batch.lost_before
+        assert tidy.take_back(ledger, [batch.lease], now, begun=False) == [batch.lease]
+
+
+def test_a_call_of_tidy_can_leave_leases_to_their_holds(ledger: Ledger) -> None:
+    admit(ledger, admission("/a"), now=0)
+    lease(ledger, 1, now=0)
+    tidy.tidy(ledger, limits.LEASE + 1, expire=False)
+    assert counts(ledger) == {"leased": 1}
+    tidy.tidy(ledger, limits.LEASE + 1)
+    assert counts(ledger) == {"queued": 1}

@@ -313,8 +313,8 @@ def test_a_url_that_is_lost_again_and_again_is_isolated_and_given_up(ledger: Led
             if target.url == SITE + "/good":
                 record(ledger, [report(batch)], now)
             else:
-                record(ledger, [report(batch, results=[], unfetched=[target.url], redelivered=True)], now)
-                record(ledger, [report(batch, results=[], unfetched=[target.url], redelivered=True)], now)  # twice
+                assert tidy.take_back(ledger, [batch.lease], now, begun=True) == [batch.lease]
+                assert tidy.take_back(ledger, [batch.lease], now, begun=True) == []
     tidy.tidy(ledger, now)
     assert counts(ledger, now) == {"done": 1, "failed": 1}
 

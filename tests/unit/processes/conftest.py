@@ -20,6 +20,7 @@ def app() -> Iterator[object]:
             channel = connection.default_channel
             for name in ("record", "fetch"):
                 Queue(name, Exchange(name, type="direct"), routing_key=name)(channel).declare()
+            Queue("hold", Exchange("record", type="direct"), routing_key="hold")(channel).declare()
             Queue("orders-heard", Exchange(ORDERS.name, type="fanout"))(channel).declare()
             Exchange(STATUS.name, type="fanout")(channel).declare()
             yield application

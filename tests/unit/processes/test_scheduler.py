@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from gevent.event import Event
 
+from crawler import limits
 from crawler.frontier import orders, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.ledger import Ledger
 from crawler.job import Job
-from crawler.messages import Admission, Batch
+from crawler.messages import Admission, Batch, Hold
 from crawler.processes import scheduler, systemd
 from crawler.processes.scheduler import Scheduler
 
@@ -29,7 +30,7 @@ class Clock:
 
 
 class FakeBroker:
-    """Notes what it is given, and when."""
+    """Notes what it is given, and when. Brings marks back at once; so all are heard."""
 
     errors = ()
 
@@ -38,9 +39,26 @@ class FakeBroker:
         self.batches: list[Batch] = []
         self.recalled: list[tuple[float, list[str]]] = []
         self.published: list[float] = []
+        self.arrived: list[Hold] = []
+        self.marked: float | None = None
+        self.workers = 1
+        self.reports = False
 
     def room(self, per_consumer: int) -> int:
         return per_consumer
+
+    def consumers(self) -> int:
+        return self.workers
+
+    def reports_wait(self) -> bool:
+        return self.reports
+
+    def mark(self, at: float) -> None:
+        self.marked = at
+
+    def hear(self) -> tuple[list[Hold], float | None]:
+        heard, self.arrived = self.arrived, []
+        return heard, self.marked
 
     def send(self, batch: Batch) -> None:
         self.batches.append(batch)
@@ -59,7 +77,7 @@ class Fleet:
         self.broker = FakeBroker(self.clock)
         self.ledger = Ledger.open(f"sqlite:///{folder}/ledger.sqlite")
         self.ledger.create()
-        self.scheduler = Scheduler(self.ledger, self.broker, Event(), self.clock)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.ledger, self.broker, Event(), self.clock, self.clock)  # type: ignore[arg-type]
         job = Job(name="j", delay=0)
         seeds = ["http://a.test/1", "http://b.test/1"]
         admit(self.ledger, Admission(job=job, seeding="s", chunk=0, chunks=1, urls=seeds), self.clock.now)
@@ -138,4 +156,61 @@ def test_the_watchdog_is_fed_after_each_chore(fleet: Fleet, monkeypatch: pytest.
     for module, name in ((tidy, "tidy"), (status, "snapshots"), (status, "sample")):
         slow(monkeypatch, module, name, fleet, 20)
     fleet.scheduler.step()
-    assert sorted(set(fed)) == [1020, 1040, 1060]
+    assert sorted(set(fed)) == [1000, 1020, 1040, 1060]
+
+
+def test_what_a_lost_worker_held_is_leased_again_within_a_minute(fleet: Fleet) -> None:
+    fleet.run(0.2)
+    lost, kept = (batch.lease for batch in fleet.broker.batches)
+    until = fleet.clock.now + 60
+    while fleet.clock.now < until:
+        if fleet.clock.now < 1003:
+            fleet.broker.arrived.append(Hold(worker="lost", leases=[lost]))
+        fleet.broker.arrived.append(Hold(worker="kept", leases=[kept]))
+        fleet.run(1)
+    assert [batch.host for batch in fleet.broker.batches] == ["a.test", "b.test", fleet.broker.batches[0].host]
+
+
+def test_a_lease_that_never_reached_the_broker_is_leased_again_within_a_minute(fleet: Fleet) -> None:
+    def dies(_: Batch) -> None:
+        raise SystemExit
+
+    fleet.broker.send = dies  # type: ignore[method-assign]
+    with pytest.raises(SystemExit):
+        fleet.scheduler.step()
+    del fleet.broker.send
+    fleet.scheduler = Scheduler(fleet.ledger, fleet.broker, Event(), fleet.clock, fleet.clock)  # type: ignore[arg-type]
+    began = fleet.clock.now
+    while not fleet.broker.batches:
+        fleet.broker.arrived.append(Hold(worker="w"))
+        fleet.run(1)
+    assert limits.KEEP <= fleet.clock.now - began <= 60
+    assert sorted(batch.host for batch in fleet.broker.batches) == ["a.test", "b.test"]
+
+
+def test_no_lease_is_taken_back_while_its_report_may_wait(fleet: Fleet) -> None:
+    fleet.run(0.2)
+    first, second = (batch.lease for batch in fleet.broker.batches)
+    fleet.broker.arrived.append(Hold(worker="w", leases=[first, second]))
+    fleet.run(1)
+    fleet.broker.reports = True
+    fleet.broker.arrived.append(Hold(worker="w", leases=[second], reported=[first]))
+    fleet.run(limits.LEASE + 60)
+    assert len(fleet.broker.batches) == 2
+    fleet.broker.reports = False
+    fleet.run(limits.IN_HAND + 3)
+    assert len(fleet.broker.batches) == 3
+    fleet.run(limits.REPORTED)
+    assert len(fleet.broker.batches) == 4
+
+
+def test_a_worker_that_goes_on_with_a_lease_that_was_taken_back_is_told(fleet: Fleet) -> None:
+    fleet.run(0.2)
+    lost = fleet.broker.batches[0].lease
+    fleet.broker.arrived.append(Hold(worker="w", leases=[lost]))
+    fleet.run(60)
+    assert len(fleet.broker.batches) > 2
+    assert not fleet.broker.recalled
+    fleet.broker.arrived.append(Hold(worker="w", leases=[lost]))
+    fleet.run(2)
+    assert {tuple(leases) for _, leases in fleet.broker.recalled} == {(lost,)}

@@ -41,6 +41,7 @@ def declare() -> None:
     channel = app.connection_for_write().default_channel
     for queue in app.conf.task_queues:
         Queue(queue.name, Exchange(queue.name, type="direct"), routing_key=queue.name)(channel).declare()
+    Queue("hold", Exchange("record", type="direct"), routing_key="hold")(channel).declare()
     Exchange(ORDERS.name, type="fanout")(channel).declare()
 
 

@@ -23,7 +23,7 @@ from website import Answer, Site
 
 from crawler import limits, urls
 from crawler.messages import Cause
-from crawler.worker import content_coding
+from crawler.worker import content_coding, transport
 from crawler.worker.fetch import Client, Response
 from crawler.worker.fetch_errors import (
     ConnectError,
@@ -385,3 +385,15 @@ def test_dead_names_do_not_stall_the_living(monkeypatch: pytest.MonkeyPatch) -> 
         finally:
             over.set()
             gevent.joinall(dead)
+
+
+def test_nothing_is_sent_over_a_connection_that_came_too_late(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process was stopped, or its machine suspended, while it connected."""
+    seconds = iter([0.0, limits.FETCH + 1, 100.0, 100.0 + limits.FETCH - 1])
+    monkeypatch.setattr(transport, "since_boot", lambda: next(seconds))
+    site.pages["/"] = Answer("")
+    with Client("test") as client:
+        with pytest.raises(FetchError, match="took longer"):
+            client.get(f"{site.url}/", max_body=100)
+        assert site.paths == []
+        assert client.get(f"{site.url}/", max_body=100).status == 200

@@ -1,0 +1,81 @@
+"""What a worker says it holds, at its broker."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import gevent
+import pytest
+from celery import Celery
+from kombu import Producer
+
+from crawler import limits
+from crawler.job import Job
+from crawler.messages import Batch, Hold
+from crawler.processes import hold_sender
+from crawler.processes.broker import Broker
+from crawler.processes.hold_sender import HoldSender
+from crawler.worker.holding import Holding
+
+BATCH = Batch(lease="l", job=Job(name="j"), host="a.test", targets=[], expires_at=9e9)
+
+
+@pytest.fixture
+def sender(app: Celery, monkeypatch: pytest.MonkeyPatch) -> HoldSender:
+    monkeypatch.setattr(hold_sender, "GATHER_SECONDS", 0.0)
+    monkeypatch.setattr(hold_sender, "PAUSE_SECONDS", 0.0)
+    return HoldSender(app, "worker-1@here", Holding())
+
+
+def test_the_scheduler_hears_holds_up_to_its_own_mark(app: Celery, sender: HoldSender) -> None:
+    broker, other = Broker(), Broker()
+    assert broker._app is app
+    broker.hear()
+    other.mark(1.0)
+    sender.step()
+    waiting = gevent.spawn(sender.step)
+    with sender._holding.hold(BATCH, threading.Event()):
+        waiting.join()
+    broker.mark(2.0)
+    broker.mark(3.0)
+    holds, marked = broker.hear()
+    assert holds == [Hold(worker="worker-1@here"), Hold(worker="worker-1@here", leases=["l"])]
+    assert marked == 3.0
+    assert broker.hear() == ([], None)
+
+
+def test_what_cannot_be_read_is_left_out(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+    broker = Broker()
+    broker.hear()
+    with app.connection_for_write() as connection:
+        for body in ({"worker": 1}, ["mark"], {"mark": broker._name, "at": "soon"}, {"worker": "w"}):
+            Producer(connection.channel()).publish(body, exchange="record", routing_key="hold", serializer="json")
+    assert broker.hear() == ([Hold(worker="w")], None)
+    assert caplog.text.count("a hold that cannot be read") == 3
+
+
+def test_a_hold_that_is_not_confirmed_is_sent_again_over_a_new_connection(
+    sender: HoldSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = Broker()
+    broker.hear()
+    sender.step()
+    before = sender._producer
+    monkeypatch.setattr(limits, "SILENT", 0.05)
+    monkeypatch.setattr(before, "publish", lambda *_, **__: gevent.sleep(5))
+    sender.step()
+    assert sender._producer is None
+    sender._holding.reported("l")
+    sender.step()
+    assert sender._producer is not before
+    assert broker.hear()[0] == [Hold(worker="worker-1@here"), Hold(worker="worker-1@here", reported=["l"])]
+
+
+def test_a_hold_must_reach_a_queue(sender: HoldSender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ confirms what it drops; tests/integration has it return such a message."""
+    options: list[dict[str, Any]] = []
+    sender.step()
+    monkeypatch.setattr(sender._producer, "publish", lambda _, **given: options.append(given))
+    sender.step()
+    assert options[0]["mandatory"]
