@@ -26,6 +26,8 @@ LEASE = 600.0
 """How long a batch may be in the broker, at a worker, and on its way back. Then its URLs are queued again."""
 LEASE_MARGIN = 60.0
 """Before a lease's end, when a worker stops fetching for it: more than the clocks of two hosts differ."""
+LOOK_UP = 5.0
+"""How long a new host waits at most until its address is known, while the frontier looks it up."""
 PULSE = 15.0
 """Between two heartbeats that a process sends itself through the broker."""
 HEARTBEAT = 30

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from crawler import limits
 from crawler import urls as url_rules
-from crawler.frontier import moves, politeness
+from crawler.frontier import addresses, machines, moves, politeness
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.job import Job
@@ -56,6 +56,8 @@ class _Sharer:
     """URLs that have not been pages before which `max_pages` still allows to be leased."""
     due: list[Any]
     """Its host queues that are due, the longest-waiting last."""
+    began: float | None = None
+    """Where the last batch that it got in this call began in virtual time."""
 
 
 @dataclass
@@ -72,17 +74,30 @@ class _Chosen:
     targets: list[Any]
     others: dict[Key, tuple[float, float]]
     """Host queues of other jobs that want the host as well: as `_look_again` takes them, if the host is leased."""
+    machines: tuple[str, ...]
+    """The host's domain and address, where they are capped."""
+    delay: float
+    """Least seconds between two requests, for their sake."""
 
 
 def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
     """Lease up to `limit` batches of hosts that are due, the longest-waiting of each job first. A host has at most one
-    batch under way over all jobs (or its job's `connections`). A job whose row cannot be read is left out; `tidy` says
-    so."""
+    batch under way over all jobs (or its job's `connections`), its domain and address what their caps allow. A job
+    whose row cannot be read is left out; `tidy` says so."""
     if limit <= 0:
         return []
+    if ledger.caps.on:
+        machines.wake(ledger, now)
+    given = _lease(ledger, limit, now)
+    addresses.look_up_again(ledger, [one.row for one, _ in given], now)
+    return [batch for _, batch in given]
+
+
+def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]]:
+    """What `lease` hands out, with what was known of it. One transaction."""
     with ledger.transaction() as tx:
         sharers = _sharers(tx, limit, now)
-        picked = _pick(ledger, tx, sharers, limit)
+        picked = _pick(sharers, limit)
         if not picked:
             return []
         chosen = _hosts_to_lease(ledger, tx, sharers, picked, now)
@@ -95,22 +110,22 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
         deadline = now + limits.LEASE
         _take(ledger, tx, given, deadline)
         blocked = functools.cache(lambda: politeness.blocked(tx))
-        batches = []
+        batches: list[tuple[_Chosen, Batch]] = []
         for one in given:
             robots = politeness.robots_of(one.row.robots)
             origins = {url_rules.origin_of(row.url) for row in one.targets} if one.sharer.job.robots else set()
-            batches.append(
-                Batch(
-                    lease=one.lease,
-                    job=one.sharer.job,
-                    host=one.row.host,
-                    targets=[Target.model_validate(row._asdict()) for row in one.targets],
-                    expires_at=deadline - limits.LEASE_MARGIN,
-                    robots=robots,
-                    lost_before=any(row.expiries for row in one.targets),
-                    blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
-                )
+            batch = Batch(
+                lease=one.lease,
+                job=one.sharer.job,
+                host=one.row.host,
+                targets=[Target.model_validate(row._asdict()) for row in one.targets],
+                expires_at=deadline - limits.LEASE_MARGIN,
+                robots=robots,
+                delay=one.delay,
+                lost_before=any(row.expiries for row in one.targets),
+                blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
             )
+            batches.append((one, batch))
         return batches
 
 
@@ -152,28 +167,33 @@ def _spent(counts: Any) -> int:
     return int(counts["done"] + counts["again"] + counts["leased"])
 
 
-def _pick(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], limit: int) -> list[Key]:
-    """Up to `limit` host queues that are due, in turns by the jobs' priority; writes where that leaves the jobs. Locks
-    rows of jobs, by key, before anything else."""
-    began: dict[int, float] = {}
-    picked: list[Key] = []
+def _pick(sharers: dict[int, _Sharer], limit: int) -> dict[Key, float]:
+    """Up to `limit` host queues that are due, in turns by the jobs' priority; by how much that brings each job on in
+    virtual time."""
+    picked: dict[Key, float] = {}
     while len(picked) < limit:
         waiting = [sharer for sharer in sharers.values() if sharer.due]
         if not waiting:
             break
         next_one = min(waiting, key=lambda sharer: (sharer.ended, -sharer.job_id))
         row = next_one.due.pop()
-        began[next_one.job_id] = next_one.ended
-        next_one.ended += min(row.queued, _size(next_one.job)) / next_one.job.priority
-        picked.append((next_one.job_id, row.host))
+        next_one.began = next_one.ended
+        picked[next_one.job_id, row.host] = step = min(row.queued, _size(next_one.job)) / next_one.job.priority
+        next_one.ended += step
+    return picked
+
+
+def _note_turns(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer]) -> None:
+    """Write where the turns leave the jobs. Locks rows of jobs, by key, before anything else."""
     if len(sharers) > 1:
         turns = [
-            {"job_id": job_id, "began": at, "ended": sharers[job_id].ended} for job_id, at in sorted(began.items())
+            {"job_id": sharer.job_id, "began": min(sharer.began, sharer.ended), "ended": sharer.ended}
+            for _, sharer in sorted(sharers.items())
+            if sharer.began is not None
         ]
         given = ledger.given(turns, *(jobs.c[name] for name in ("job_id", "began", "ended")))
         values = {name: given.c[name] for name in ("began", "ended")}
         tx.execute(jobs.update().where(jobs.c.job_id == given.c.job_id).values(values))
-    return picked
 
 
 def _due(tx: Connection, job_id: int, limit: int, now: float) -> Sequence[Any]:
@@ -188,14 +208,19 @@ def _due(tx: Connection, job_id: int, limit: int, now: float) -> Sequence[Any]:
 
 
 def _hosts_to_lease(
-    ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], picked: list[Key], now: float
+    ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], picked: dict[Key, float], now: float
 ) -> list[_Chosen]:
     """The host queues that get a batch: for each host of `picked` that may be asked, the one that has the turn there.
-    The others are left out of the search for a while, and for good where the host is to be given up."""
+    The others are left out of the search for a while: where their domain or address has no slot free, until one is; and
+    for good where the host is to be given up."""
     of_host: dict[str, list[Any]] = defaultdict(list)
     for row in _wanting(ledger, tx, {host for _, host in picked}, now):
         if row.job_id in sharers:
             of_host[row.host].append(row)
+    capped = {host: ledger.caps.machines_of(host, rows[0].address) for host, rows in of_host.items()}
+    taken = machines.taken(ledger, tx, {name for names in capped.values() for name in names}, now)
+    number = Counter({name: count for name, (count, _) in taken.items()})
+    parked: dict[str, tuple[str, float]] = {}
     chosen: list[_Chosen] = []
     later: dict[Key, tuple[float, float]] = {}
     give_up: list[Key] = []
@@ -215,6 +240,10 @@ def _hosts_to_lease(
         turn = min(wanting, key=lambda row: (max(row.ended, row.stands_at or 0.0), -row.job_id))
         sharer = sharers[turn.job_id]
         may = turn.host_due <= now and turn.under_way < sharer.job.connections
+        if may and (full := [name for name in capped[host] if not _is_free(ledger, name, number, sharer.job)]):
+            parked[host] = full[0], min(row.next_due for row in wanting)
+            later |= {(row.job_id, host): (row.next_due, now + machines.PARKED) for row in wanting}
+            continue
         times = {}
         for row in wanting:
             # With all its batches under way the host cannot be due before a lease ends or is reported, which says so.
@@ -223,9 +252,17 @@ def _hosts_to_lease(
             times[row.job_id, host] = row.next_due, now + limits.LEASE if busy else again
         if may:
             _, next_due = times.pop((turn.job_id, host))
-            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), next_due, [], times))
+            number.update(capped[host])
+            delay = ledger.caps.delay_of(capped[host])
+            size, lease_name = _size(sharer.job, delay), secrets.token_hex(8)
+            chosen.append(_Chosen(turn, sharer, lease_name, size, next_due, [], times, capped[host], delay))
         else:
             later |= times
+    for (job_id, host), step in picked.items():
+        if host in parked:  # a turn that brought nothing is none
+            sharers[job_id].ended -= step
+    _note_turns(ledger, tx, sharers)
+    machines.park(ledger, tx, parked, now)
     _look_again(ledger, tx, later)
     _flag(ledger, tx, give_up)
     ready = {(row.job_id, host) for host, rows in of_host.items() for row in rows}
@@ -249,6 +286,7 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
             hosts.c.next_due.label("host_due"),
             hosts.c.robots,
             hosts.c.blocked_at,
+            *(hosts.c[name] for name in ("address", "looked_up_at", "look_up_at")),
             sa.case((politeness.given_up(now), True), else_=False).label("dead"),
             stands_at.label("stands_at"),
             under_way.label("under_way"),
@@ -261,9 +299,15 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
     ).all()
 
 
-def _size(job: Job) -> int:
-    """URLs in a batch of a job at most."""
-    return min(limits.BATCH_URLS, 1 + int(limits.BATCH / job.delay)) if job.delay else limits.BATCH_URLS
+def _is_free(ledger: Ledger, name: str, number: Counter[str], job: Job) -> bool:
+    """Whether a machine has a slot for a batch of a job. `number`: how many are taken, by machine."""
+    return number[name] < max(ledger.caps.of(name).batches, job.connections)
+
+
+def _size(job: Job, delay: float = 0.0) -> int:
+    """URLs in a batch of a job at most. `delay`: the least that its host's domain and address want."""
+    delay = max(job.delay, delay)
+    return min(limits.BATCH_URLS, 1 + int(limits.BATCH / delay)) if delay else limits.BATCH_URLS
 
 
 def _room(sharer: _Sharer, row: Any) -> int:
@@ -414,6 +458,7 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
     ]
     tx.execute(ledger.insert_rows(leases, rows, deadline=deadline))
+    machines.take(ledger, tx, ((one.lease, one.machines) for one in given if one.machines), deadline)
     turns = []
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from crawler import limits
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.schema import COUNTS, host_queues, hosts, job_counts, urls
 from crawler.messages import Cause
@@ -61,9 +62,15 @@ def apply(ledger: Ledger, tx: Connection, moves: Moves, now: float) -> None:
     if not rows:
         return
     to_crawl = [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]
+    new: frozenset[str] = frozenset()
     if to_crawl:
-        tx.execute(ledger.insert_unknown(hosts, to_crawl, next_due=now))
-    statement = ledger.insert_rows(host_queues, rows, next_due=now)
+        looked_up: dict[str, Any] = {"look_up_at": now} if ledger.caps.on else {}
+        unknown = ledger.insert_unknown(hosts, to_crawl, next_due=now, **looked_up).returning(hosts.c.host)
+        new = frozenset(tx.execute(unknown).scalars())
+    patience = limits.LOOK_UP if ledger.caps.on else 0.0  # first it is looked up where they are (addresses.py)
+    for row in rows:
+        row["next_due"] = now + patience if row["host"] in new else now
+    statement = ledger.insert_rows(host_queues, rows)
     changes: dict[str, Any] = {name: host_queues.c[name] + statement.excluded[name] for name in COUNTS}
     # Where only URLs that wait for their time were left (see lease.py), there is something to do at once.
     idle = sa.and_(host_queues.c.next_due == host_queues.c.next_wake, statement.excluded.queued > 0)

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import lease, links, moves, politeness, sweeps
+from crawler.frontier import lease, links, machines, moves, politeness, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
@@ -57,7 +57,7 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         for known in of_job.values():
             of_this = [link for job_id, _, link in met if job_id == known.job_id]
             links.insert(ledger, tx, known.job_id, known.job, of_this, found, now)
-        held = _end_leases(tx, reports, back, found, now)
+        held = _end_leases(ledger, tx, reports, back, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
         moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now)
@@ -265,7 +265,7 @@ def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: t
 
 
 def _end_leases(
-    tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
+    ledger: Ledger, tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
 ) -> frozenset[str]:
     """End the reports' leases; returns those that were still in force. What a report forgot to name is queued again, or
     would stay leased for ever. By primary key; a second time there is none."""
@@ -275,7 +275,9 @@ def _end_leases(
     ended = tx.execute(leases.delete().where(leases.c.lease.in_(names)).returning(leases.c.lease, leases.c.urls)).all()
     if forgotten := [row.lease for row in ended if row.urls != back[row.lease]]:
         lease.lose(tx, forgotten, "its worker did not report it", found, now)
-    return frozenset(row.lease for row in ended)
+    held = frozenset(row.lease for row in ended)
+    machines.end(ledger, tx, held, now)
+    return held
 
 
 def _note_wakes(ledger: Ledger, tx: Connection, wakes: dict[tuple[int, str], float]) -> None:
