@@ -11,6 +11,7 @@ queuing", 1996.
 from __future__ import annotations
 
 import functools
+import math
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,8 +24,9 @@ from sqlalchemy.engine import Connection
 from crawler import limits
 from crawler import urls as url_rules
 from crawler.frontier import addresses, machines, moves, politeness
+from crawler.frontier.caps import literal
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
-from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
+from crawler.frontier.schema import host_queues, hosts, jobs, leases, slots, urls
 from crawler.job import Job
 from crawler.messages import Batch, Cause, Target
 
@@ -86,9 +88,11 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
     whose row cannot be read is left out; `tidy` says so."""
     if limit <= 0:
         return []
-    if ledger.caps.on:
+    if ledger.wake_at <= now:
         machines.wake(ledger, now)
     given = _lease(ledger, limit, now)
+    if ledger.wake_at <= now and len(given) < limit and machines.wake(ledger, now):
+        given += _lease(ledger, limit - len(given), now)
     addresses.look_up_again(ledger, [one.row for one, _ in given], now)
     return [batch for _, batch in given]
 
@@ -96,7 +100,7 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
 def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]]:
     """What `lease` hands out, with what was known of it. One transaction."""
     with ledger.transaction() as tx:
-        sharers = _sharers(tx, limit, now)
+        sharers = _sharers(ledger, tx, limit, now)
         picked = _pick(sharers, limit)
         if not picked:
             return []
@@ -132,7 +136,7 @@ def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]
 # --- whose turn it is -------------------------------------------------------------------------------------------------
 
 
-def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
+def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
     """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
     for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
     # As a minimum, for which both databases read one entry; of EXISTS, PostgreSQL thinks that any row will do.
@@ -143,12 +147,16 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
             *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
             stands_at.label("stands_at"),
             first_due.scalar_subquery().label("first_due"),
+            *([machines.first_due().label("wake_at")] if ledger.caps.on else ()),
         )
         .where(jobs.c.state == "running", jobs.c.broken.is_(None))
         .order_by(jobs.c.job_id)
     ).all()
     sharers = {}
+    ledger.wake_at = math.inf
     for row in rows:
+        if ledger.caps.on and row.wake_at is not None:
+            ledger.wake_at = row.wake_at
         try:
             job = job_of(row.spec, row.prefixes)
         except UnreadableJobError:
@@ -217,9 +225,12 @@ def _hosts_to_lease(
     for row in _wanting(ledger, tx, {host for _, host in picked}, now):
         if row.job_id in sharers:
             of_host[row.host].append(row)
-    capped = {host: ledger.caps.machines_of(host, rows[0].address) for host, rows in of_host.items()}
-    taken = machines.taken(ledger, tx, {name for names in capped.values() for name in names}, now)
-    number = Counter({name: count for name, (count, _) in taken.items()})
+    on = ledger.caps.on
+    capped = {host: ledger.caps.machines_of(host, rows[0].address) if on else () for host, rows in of_host.items()}
+    number: Counter[str] = Counter()
+    for host, names in capped.items():
+        for name in names:
+            number[name] = getattr(of_host[host][0], f"of_{ledger.caps.kind_of(name)}")
     parked: dict[str, tuple[str, float]] = {}
     chosen: list[_Chosen] = []
     later: dict[Key, tuple[float, float]] = {}
@@ -274,10 +285,21 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
     """The host queues, of any running job, that have something ready for these hosts, with what decides about it. Index
     host_queues_host, and leases.host to count the batches under way. Only the scheduler leases, and one scheduler works
     at a time: so nobody else adds one meanwhile."""
-    given = ledger.given([{"host": host} for host in sorted(names)], hosts.c.host)
+    keys: list[sa.ColumnClause[Any]] = [hosts.c.host]
+    rows: list[dict[str, Any]] = [{"host": host} for host in sorted(names)]
+    if ledger.caps.on:
+        keys += sa.column("domain", sa.Text), sa.column("literal", sa.Text)
+        rows = [{**row, "domain": url_rules.domain_of(row["host"]), "literal": literal(row["host"])} for row in rows]
+    given = ledger.given(rows, *keys)
     of_host = host_queues.alias("of_host")
     stands_at = sa.select(sa.func.max(of_host.c.began)).where(of_host.c.host == given.c.host).scalar_subquery()
     under_way = sa.select(sa.func.count()).where(leases.c.host == given.c.host).scalar_subquery()
+    capped: list[sa.ColumnElement[Any]] = []
+    if ledger.caps.on:
+        capped = [hosts.c[name] for name in ("address", "looked_up_at", "look_up_at")]
+        address = sa.func.coalesce(given.c.literal, hosts.c.address)
+        capped.append(machines.taken_of(slots.c.domain, given.c.domain, now).label("of_domain"))
+        capped.append(machines.taken_of(slots.c.address, address, now).label("of_address"))
     columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_due", "next_wake", "ended")
     ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= now)
     return tx.execute(
@@ -286,7 +308,7 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
             hosts.c.next_due.label("host_due"),
             hosts.c.robots,
             hosts.c.blocked_at,
-            *(hosts.c[name] for name in ("address", "looked_up_at", "look_up_at")),
+            *capped,
             sa.case((politeness.given_up(now), True), else_=False).label("dead"),
             stands_at.label("stands_at"),
             under_way.label("under_way"),

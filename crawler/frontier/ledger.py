@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -50,6 +51,8 @@ class Ledger:
 
     def __init__(self, engine: Engine, caps: Caps = NO_CAPS) -> None:
         self.engine, self.caps = engine, caps
+        self.wake_at = 0.0 if caps.on else math.inf
+        """When hosts that wait for their domain or server may have a turn, as `lease` saw it last."""
         self.postgresql = engine.dialect.name == "postgresql"
         """Where other processes write at the same time, and rows are locked."""
         self.insert: Callable[..., Any] = postgresql.insert if self.postgresql else sqlite.insert

@@ -28,6 +28,17 @@ UNWANTED = 20
 """Hosts looked at for each machine at least, so that those that nobody wants any more do not keep others waiting."""
 
 
+def taken_of(column: sa.Column[str], name: Any, now: float) -> sa.ScalarSelect[int]:
+    """How many slots are taken of the machine `name`, an expression, as a subquery. `column`: that of slots for such
+    machines. Index slots_domain or slots_address."""
+    return sa.select(sa.func.count()).where(column == name, slots.c.until > now).scalar_subquery()
+
+
+def first_due() -> sa.ScalarSelect[float]:
+    """When `wake` next has something to do, as a subquery; null: nobody waits. Index on machines.next_due."""
+    return sa.select(sa.func.min(machines.c.next_due)).scalar_subquery()
+
+
 def taken(ledger: Ledger, tx: Connection, names: Collection[str], now: float) -> dict[str, tuple[int, float]]:
     """How many slots of each machine are taken, and when the first of those is free at the latest; machines of which
     none is taken are left out. Indexes slots_domain and slots_address."""
@@ -64,14 +75,19 @@ def end(ledger: Ledger, tx: Connection, leases: Collection[str], now: float) -> 
         return
     ended = slots.update().where(slots.c.lease.in_(sorted(leases))).values(until=now + slots.c.rest)
     free: dict[str, float] = {}
-    for row in tx.execute(ended.returning(slots.c.domain, slots.c.address, slots.c.until)):
-        for name in (row.domain, row.address):
+    waits = [
+        sa.select(machines.c.machine).where(machines.c.machine == column).scalar_subquery()
+        for column in (slots.c.domain, slots.c.address)
+    ]
+    for until, *names in tx.execute(ended.returning(slots.c.until, *waits)):
+        for name in names:
             if name is not None:
-                free[name] = min(row.until, free.get(name, row.until))
-    waited_for = sa.select(machines.c.machine).where(machines.c.machine.in_(sorted(free)))
-    found = tx.execute(waited_for.order_by(machines.c.machine).with_for_update()).scalars().all() if free else []
-    if found:
-        given = ledger.given([{"machine": name, "next_due": free[name]} for name in found], *machines.c)
+                free[name] = min(until, free.get(name, until))
+    if free:
+        locked = sa.select(machines.c.machine).where(machines.c.machine.in_(sorted(free))).order_by(machines.c.machine)
+        tx.execute(locked.with_for_update()).all()
+        rows = [{"machine": name, "next_due": at} for name, at in sorted(free.items())]
+        given = ledger.given(rows, *machines.c)
         sooner = sa.and_(machines.c.machine == given.c.machine, machines.c.next_due > given.c.next_due)
         tx.execute(machines.update().where(sooner).values(next_due=given.c.next_due))
 
