@@ -25,8 +25,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from crawler import settings
 from crawler.frontier import orders, status, tidy
 from crawler.frontier.admit import admit
+from crawler.frontier.caps import Cap, Caps
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
@@ -50,6 +52,9 @@ ALONE_HOSTS, ALONE_PAGES = 20_000, 3_000
 """Hosts with one page each, and how many of them a round crawls."""
 HOST_URLS = NEAR
 """Of a small host, which the one with `--known` URLs is compared with."""
+CAPS = Caps(Cap(*settings.CAPS["domain"]), Cap(*settings.CAPS["address"]))
+"""A fleet's by default. Each host has a domain and an address of its own."""
+SERVER = "192.0.2.1"
 REPEATS = 20
 """Calls of what is timed call by call."""
 CHORES: dict[str, Callable[[Ledger, float], Any]] = {
@@ -88,7 +93,16 @@ QUEUES = """
 INSERT INTO host_queues (job_id, host, discovered, queued, done, next_due)
 SELECT :job, {host}, :each, :queued, :each - :queued, 0 FROM {hosts} h
 """
-HOSTS = "INSERT INTO hosts (host, next_due) SELECT {host}, 0 FROM {hosts} h"
+HOSTS = """
+INSERT INTO hosts (host, next_due, address, looked_up_at)
+SELECT {host}, 0, '10.' || h.n / 65536 % 256 || '.' || h.n / 256 % 256 || '.' || h.n % 256, :now FROM {hosts} h
+"""
+WAIT = (
+    "INSERT INTO machines (machine, next_due) VALUES (:address, 0)",
+    "INSERT INTO waiting_hosts (host, machine, since) SELECT host, :address, next_due FROM hosts"
+    " WHERE address = :address",
+    "UPDATE host_queues SET next_due = 1e10 WHERE job_id = :job",
+)
 COUNTS = """
 INSERT INTO job_counts (job_id, slot, discovered, queued, done)
 SELECT :job, :slot, :each * hosts, :queued * hosts, (:each - :queued) * hosts
@@ -109,7 +123,7 @@ class Bench:
     """A ledger of the benchmark, and what its database spends."""
 
     def __init__(self, url: str) -> None:
-        self.ledger = Ledger.open(url)
+        self.ledger = Ledger.open(url, CAPS)
         self.dialect = self.ledger.engine.dialect.name
         metadata.drop_all(self.ledger.engine)
         self.ledger.create()
@@ -130,7 +144,7 @@ class Bench:
     def fill(self, job_id: int, shape: Shape) -> None:
         """Make hosts and URLs known to a job; then let the database come to rest."""
         self._slot += 1
-        values: dict[str, Any] = {"job": job_id, "slot": self._slot, **shape._asdict()}
+        values: dict[str, Any] = {"job": job_id, "slot": self._slot, "now": time.time(), **shape._asdict()}
         parts = {
             "hosts": NUMBERS[self.dialect].format(":first", ":last"),
             "urls": NUMBERS[self.dialect].format("0", ":each - 1"),
@@ -358,6 +372,32 @@ def paused(options: Options) -> list[dict[str, Any]]:
     return rows
 
 
+def capped(options: Options) -> list[dict[str, Any]]:
+    """`lease()` of a small job, before and after another job, which runs, has `known` hosts at one server: when all of
+    them have just become due, and when all of them wait for it."""
+    bench = options.opened("large")
+    bench.fill(bench.job("small"), Shape(0, 99, each=URLS_PER_HOST, queued=URLS_PER_HOST))
+    large, dice = bench.job("large"), random.Random(1)  # noqa: S311
+
+    def give_back(batches: list[Batch]) -> None:
+        assert any(batch.job.name == "small" for batch in batches)
+        record(bench.ledger, [outcome(batch, dice, time.time(), 0) for batch in batches], time.time())
+
+    rows = []
+    for state in ("without them", "all just due", "all waiting"):
+        if state == "all just due":
+            bench.fill(large, Shape(1000, 999 + options.known, each=1, queued=1))
+        values = {"address": SERVER, "job": large}
+        with bench.ledger.transaction() as tx:
+            tx.execute(sa.text("UPDATE hosts SET address = :address WHERE host >= 'site0001000'"), values)
+            for statement in WAIT if state == "all waiting" else ():
+                tx.execute(sa.text(statement + " ON CONFLICT DO NOTHING" * statement.startswith("INSERT")), values)
+        what = f"lease() of 10, {options.known:,} hosts of one server {state}"
+        rows.append(timed(bench, what, lambda: lease(bench.ledger, 10, time.time()), give_back))
+    bench.close()
+    return rows
+
+
 def housekeeping(options: Options) -> list[dict[str, Any]]:
     """What the scheduler does each second (the samples: every five), with a running job of `known` hosts."""
     bench = options.opened("large")
@@ -451,7 +491,7 @@ def _others_wait(
 
 def _order(url: str, job: str, state: str) -> None:
     """The process that orders."""
-    ledger = Ledger.open(url)
+    ledger = Ledger.open(url, CAPS)
     while state != "revisited":
         try:
             orders.set_state(ledger, job, state, time.time())
@@ -465,6 +505,7 @@ PARTS: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
     "alone": alone,
     "host": host,
     "paused": paused,
+    "capped": capped,
     "housekeeping": housekeeping,
     "order": order,
 }

@@ -26,13 +26,14 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
 
 from crawler import fields, progress, settings, urls
-from crawler.frontier import export, orders, politeness, status
+from crawler.frontier import caps, export, orders, politeness, status
 from crawler.frontier.ledger import Ledger
 
 console = progress.standard_output()
 
 _EXPLAINED = (
     settings.SettingMissingError,
+    settings.SettingInvalidError,
     export.ExportError,
     status.UnknownError,
     orders.RefusedError,
@@ -108,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 def _ledger(options: argparse.Namespace) -> Ledger:
     if options.local and not options.local.is_file():
         sys.exit(f"{options.local}: no such ledger. seed.py --local names the file it writes.")
-    return Ledger.open(f"sqlite:///{options.local}" if options.local else settings.database_url())
+    database = f"sqlite:///{options.local}" if options.local else settings.database_url()
+    return Ledger.open(database, caps.from_settings())
 
 
 def _shown(text: str) -> str:

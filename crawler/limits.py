@@ -48,6 +48,8 @@ IN_HAND = 5.0
 """For which a recorder has a report in hand, after it has left the queue, before it is in the ledger."""
 REPORTED = 100.0
 """The same for a recorder that hangs or lost its host: RabbitMQ gives its messages to another after 3 HEARTBEAT."""
+LOOK_UP = 5.0
+"""How long a new host waits at most until its address is known, while the frontier looks it up."""
 PULSE = 15.0
 """Between two heartbeats that a process sends itself through the broker."""
 HEARTBEAT = 30

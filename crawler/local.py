@@ -11,13 +11,14 @@ from gevent.pool import Pool
 from gevent.queue import Channel, Empty
 
 from crawler import settings
-from crawler.frontier import status, tidy
+from crawler.frontier import addresses, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
 from crawler.known_links import KnownLinks
 from crawler.messages import Admission, Batch, Report
+from crawler.resolver import Resolver
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
@@ -50,6 +51,7 @@ def crawl(
         name = admission.job.name
         admit(ledger, admission, time.time())
     pool, reports, known, active = Pool(workers), Channel(), KnownLinks(), ActiveBatches()
+    resolver = Resolver()
 
     def run(batch: Batch) -> None:
         with PLACES_OF_PROCESS.share() as share:
@@ -65,6 +67,7 @@ def crawl(
         now = time.time()
         if stop.is_set():
             active.stop()
+        addresses.look_up(ledger, resolver, now)
         room = pool.free_count()
         if room and not stop.is_set() and (archive is None or archive.has_room()):
             for batch in lease(ledger, room, now):

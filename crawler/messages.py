@@ -115,6 +115,8 @@ class Batch(BaseModel):
     """Seconds since the epoch after which no worker may begin it. None: from a frontier that asks for no holds."""
     robots: dict[str, RobotsFile] = {}
     """By origin."""
+    delay: float = 0.0
+    """Least seconds between two requests, whatever the job says: what its domain and server want (frontier/caps.py)."""
     lost_before: bool = False
     """An earlier lease of one of these URLs ran out: its links may be lost as well."""
     blocked: frozenset[str] = frozenset()

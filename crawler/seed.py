@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.local:
             return _crawl_here(job, seeding, options)
         return _send(job, seeding, options)
-    except (JobError, settings.SettingMissingError) as error:
+    except (JobError, settings.SettingMissingError, settings.SettingInvalidError) as error:
         progress.say(console, *str(error).split("\n"), style="red")
         return 2
     except KeyboardInterrupt:
@@ -367,7 +367,7 @@ def _crawl_here(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
     from sqlalchemy.exc import DBAPIError
 
     from crawler import local
-    from crawler.frontier import export, status
+    from crawler.frontier import caps, export, status
     from crawler.frontier.ledger import Ledger
     from crawler.worker.archive import Archive
 
@@ -376,7 +376,7 @@ def _crawl_here(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: stop.set())
     path = options.ledger or Path(f"{job.name}.sqlite")
     try:
-        ledger = Ledger.open(f"sqlite:///{path}")
+        ledger = Ledger.open(f"sqlite:///{path}", caps.from_settings())
         ledger.create()
         known = job.name in {snapshot["job"] for snapshot in status.snapshots(ledger, time.time(), sites=0)}
         progress.say(console, f"job {job.name}: {'known, goes on' if known else 'new'}")

@@ -7,6 +7,7 @@ An environment variable ``CRAWLER_<NAME>`` wins over both, for tests and by-hand
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -19,6 +20,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 class SettingMissingError(RuntimeError):
     """A setting that is not there; the message says where it should come from."""
+
+
+class SettingInvalidError(RuntimeError):
+    """A setting that cannot be used; the message names it, its value and the remedy."""
 
 
 def _secret(name: str) -> str | None:
@@ -87,6 +92,39 @@ def requests_days() -> float:
     return float(os.environ.get("CRAWLER_REQUESTS_DAYS") or REQUESTS_DAYS)
 
 
+def cap(kind: str) -> tuple[int, float]:
+    """Batches at once, and least seconds between two requests of one, for a `domain` or an `address`
+    (frontier/caps.py)."""
+    batches, delay = CAPS[kind]
+    return int(_number(f"{kind}_batches", batches)), _number(f"{kind}_delay", delay)
+
+
+def _number(name: str, default: float) -> float:
+    given = os.environ.get(f"CRAWLER_{name.upper()}") or str(default)
+    try:
+        number = float(given)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 3600:
+        raise SettingInvalidError(f"CRAWLER_{name.upper()}={given!r} is no number from 0 to 3600")
+    return number
+
+
+def exempt_networks() -> tuple[str, ...]:
+    """Networks, such as 192.0.2.0/24, whose hosts have no caps by domain and address: the operator's own, and those of
+    hosters whose servers bear more."""
+    networks = tuple(re.split(r"[\s,]+", os.environ.get("CRAWLER_EXEMPT_NETWORKS", "").strip()))
+    try:
+        return tuple(str(ipaddress.ip_network(network)) for network in networks if network)
+    except ValueError as error:
+        raise SettingInvalidError(f"CRAWLER_EXEMPT_NETWORKS: {error}; write networks as 192.0.2.0/24") from None
+
+
+def caps_loopback() -> bool:
+    """Whether loopback has caps as any other network has: for tests, whose servers are there."""
+    return os.environ.get("CRAWLER_CAPS_LOOPBACK", "") == "1"
+
+
 def state_dir() -> Path:
     """The folder for files that outlive this process, such as the archive."""
     return Path(os.environ.get("CRAWLER_STATE_DIR", "."))
@@ -103,5 +141,9 @@ def release() -> str:
 
 
 REQUESTS_DAYS = 90.0
+CAPS = {"domain": (6, 0.25), "address": (6, 0.25)}
+"""By kind: batches at once, and least seconds between two requests of one. Six is what a visitor's browser opens to one
+host; at four requests a second in each a shared server, of however many names, gets 24 a second at most, and a large
+site at the usual delay of a second is as quick as without caps."""
 PRODUCT = "CrawlerFleet"
 """The product token that robots.txt groups are matched against (RFC 9309, section 2.2.1)."""

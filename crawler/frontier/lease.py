@@ -11,6 +11,7 @@ queuing", 1996.
 from __future__ import annotations
 
 import functools
+import math
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -22,10 +23,11 @@ from sqlalchemy.engine import Connection
 
 from crawler import limits
 from crawler import urls as url_rules
-from crawler.frontier import moves, politeness
+from crawler.frontier import addresses, machines, moves, politeness
+from crawler.frontier.caps import literal
 from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
 from crawler.frontier.moves import KEY, Key
-from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
+from crawler.frontier.schema import host_queues, hosts, jobs, leases, slots, urls
 from crawler.job import Job
 from crawler.messages import Batch, Cause, Target
 
@@ -54,6 +56,8 @@ class _Sharer:
     """URLs that have not been pages before which `max_pages` still allows to be leased."""
     due: list[Any]
     """Its host queues that are due, the longest-waiting last."""
+    began: float | None = None
+    """Where the last batch that it got in this call began in virtual time."""
 
 
 @dataclass
@@ -70,17 +74,32 @@ class _Chosen:
     targets: list[Any]
     others: dict[Key, tuple[float, float]]
     """Host queues of other jobs that want the host as well: as `_look_again` takes them, if the host is leased."""
+    machines: tuple[str, ...]
+    """The host's domain and address, where they are capped."""
+    delay: float
+    """Least seconds between two requests, for their sake."""
 
 
 def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
     """Lease up to `limit` batches of hosts that are due, the longest-waiting of each job first. A host has at most one
-    batch under way over all jobs (or its job's `connections`). A job whose row cannot be read is left out; `tidy` says
-    so."""
+    batch under way over all jobs (or its job's `connections`), its domain and address what their caps allow. A job
+    whose row cannot be read is left out; `tidy` says so."""
     if limit <= 0:
         return []
+    if ledger.wake_at <= now:
+        machines.wake(ledger, now)
+    given = _lease(ledger, limit, now)
+    if ledger.wake_at <= now and len(given) < limit and machines.wake(ledger, now):
+        given += _lease(ledger, limit - len(given), now)
+    addresses.look_up_again(ledger, [one.row for one, _ in given], now)
+    return [batch for _, batch in given]
+
+
+def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]]:
+    """What `lease` hands out, with what was known of it. One transaction."""
     with ledger.transaction() as tx:
         sharers = _sharers(ledger, tx, limit, now)
-        picked = _pick(ledger, tx, sharers, limit)
+        picked = _pick(sharers, limit)
         if not picked:
             return []
         chosen = _hosts_to_lease(ledger, tx, sharers, picked, now)
@@ -93,23 +112,23 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
         deadline = now + limits.LEASE
         _take(ledger, tx, given, deadline)
         blocked = functools.cache(lambda: politeness.blocked(tx))
-        batches = []
+        batches: list[tuple[_Chosen, Batch]] = []
         for one in given:
             robots = politeness.robots_of(one.row.robots)
             origins = {url_rules.origin_of(row.url) for row in one.targets} if one.sharer.job.robots else set()
-            batches.append(
-                Batch(
-                    lease=one.lease,
-                    job=one.sharer.job,
-                    host=one.row.host,
-                    targets=[Target.model_validate(row._asdict()) for row in one.targets],
-                    expires_at=deadline - limits.LEASE_MARGIN,
-                    begin_by=now + limits.BEGIN,
-                    robots=robots,
-                    lost_before=any(row.expiries for row in one.targets),
-                    blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
-                )
+            batch = Batch(
+                lease=one.lease,
+                job=one.sharer.job,
+                host=one.row.host,
+                targets=[Target.model_validate(row._asdict()) for row in one.targets],
+                expires_at=deadline - limits.LEASE_MARGIN,
+                begin_by=now + limits.BEGIN,
+                robots=robots,
+                delay=one.delay,
+                lost_before=any(row.expiries for row in one.targets),
+                blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
             )
+            batches.append((one, batch))
         return batches
 
 
@@ -120,7 +139,10 @@ def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int
     """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
     for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
     sharers = {}
-    for row in ledger.run(tx, _running).all():
+    ledger.wake_at = math.inf
+    for row in ledger.run(tx, _running, None, ledger.caps.on).all():
+        if ledger.caps.on and row.wake_at is not None:
+            ledger.wake_at = row.wake_at
         try:
             job = job_of(row.spec, row.prefixes)
         except UnreadableJobError:
@@ -133,7 +155,7 @@ def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int
     return sharers
 
 
-def _running(_: Ledger) -> sa.Select[Any]:
+def _running(_: Ledger, capped: bool) -> sa.Select[Any]:
     # As a minimum, for which both databases read one entry; of EXISTS, PostgreSQL thinks that any row will do.
     first_due = sa.select(sa.func.min(host_queues.c.next_due)).where(host_queues.c.job_id == jobs.c.job_id, *_WANTED)
     stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
@@ -142,6 +164,7 @@ def _running(_: Ledger) -> sa.Select[Any]:
             *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
             stands_at.label("stands_at"),
             first_due.scalar_subquery().label("first_due"),
+            *([machines.first_due().label("wake_at")] if capped else ()),
         )
         .where(jobs.c.state == "running", jobs.c.broken.is_(None))
         .order_by(jobs.c.job_id)
@@ -154,26 +177,31 @@ def _spent(counts: Any) -> int:
     return int(counts["done"] + counts["again"] + counts["leased"])
 
 
-def _pick(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], limit: int) -> list[Key]:
-    """Up to `limit` host queues that are due, in turns by the jobs' priority; writes where that leaves the jobs. Locks
-    rows of jobs, by key, before anything else."""
-    began: dict[int, float] = {}
-    picked: list[Key] = []
+def _pick(sharers: dict[int, _Sharer], limit: int) -> dict[Key, float]:
+    """Up to `limit` host queues that are due, in turns by the jobs' priority; by how much that brings each job on in
+    virtual time."""
+    picked: dict[Key, float] = {}
     while len(picked) < limit:
         waiting = [sharer for sharer in sharers.values() if sharer.due]
         if not waiting:
             break
         next_one = min(waiting, key=lambda sharer: (sharer.ended, -sharer.job_id))
         row = next_one.due.pop()
-        began[next_one.job_id] = next_one.ended
-        next_one.ended += min(row.queued, _size(next_one.job)) / next_one.job.priority
-        picked.append((next_one.job_id, row.host))
+        next_one.began = next_one.ended
+        picked[next_one.job_id, row.host] = step = min(row.queued, _size(next_one.job)) / next_one.job.priority
+        next_one.ended += step
+    return picked
+
+
+def _note_turns(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer]) -> None:
+    """Write where the turns leave the jobs. Locks rows of jobs, by key, before anything else."""
     if len(sharers) > 1:
         turns = [
-            {"job_id": job_id, "began": at, "ended": sharers[job_id].ended} for job_id, at in sorted(began.items())
+            {"job_id": sharer.job_id, "began": min(sharer.began, sharer.ended), "ended": sharer.ended}
+            for _, sharer in sorted(sharers.items())
+            if sharer.began is not None
         ]
         ledger.run(tx, _set_turns, turns)
-    return picked
 
 
 def _set_turns(ledger: Ledger) -> sa.Update:
@@ -198,14 +226,22 @@ def _longest_due(_: Ledger) -> sa.Select[Any]:
 
 
 def _hosts_to_lease(
-    ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], picked: list[Key], now: float
+    ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], picked: dict[Key, float], now: float
 ) -> list[_Chosen]:
     """The host queues that get a batch: for each host of `picked` that may be asked, the one that has the turn there.
-    The others are left out of the search for a while, and for good where the host is to be given up."""
+    The others are left out of the search for a while: where their domain or address has no slot free, until one is; and
+    for good where the host is to be given up."""
     of_host: dict[str, list[Any]] = defaultdict(list)
     for row in _wanting(ledger, tx, {host for _, host in picked}, now):
         if row.job_id in sharers:
             of_host[row.host].append(row)
+    on = ledger.caps.on
+    capped = {host: ledger.caps.machines_of(host, rows[0].address) if on else () for host, rows in of_host.items()}
+    number: Counter[str] = Counter()
+    for host, names in capped.items():
+        for name in names:
+            number[name] = getattr(of_host[host][0], f"of_{ledger.caps.kind_of(name)}")
+    parked: dict[str, tuple[str, float]] = {}
     chosen: list[_Chosen] = []
     later: dict[Key, tuple[float, float]] = {}
     give_up: list[Key] = []
@@ -225,6 +261,10 @@ def _hosts_to_lease(
         turn = min(wanting, key=lambda row: (max(row.ended, row.stands_at or 0.0), -row.job_id))
         sharer = sharers[turn.job_id]
         may = turn.host_due <= now and turn.under_way < sharer.job.connections
+        if may and (full := [name for name in capped[host] if not _is_free(ledger, name, number, sharer.job)]):
+            parked[host] = full[0], min(row.next_due for row in wanting)
+            later |= {(row.job_id, host): (row.next_due, now + machines.PARKED) for row in wanting}
+            continue
         times = {}
         for row in wanting:
             # With all its batches under way the host cannot be due before a lease ends or is reported, which says so.
@@ -233,9 +273,17 @@ def _hosts_to_lease(
             times[row.job_id, host] = row.next_due, now + limits.LEASE if busy else again
         if may:
             _, next_due = times.pop((turn.job_id, host))
-            chosen.append(_Chosen(turn, sharer, secrets.token_hex(8), _size(sharer.job), next_due, [], times))
+            number.update(capped[host])
+            delay = ledger.caps.delay_of(capped[host])
+            size, lease_name = _size(sharer.job, delay), secrets.token_hex(8)
+            chosen.append(_Chosen(turn, sharer, lease_name, size, next_due, [], times, capped[host], delay))
         else:
             later |= times
+    for (job_id, host), step in picked.items():
+        if host in parked:  # a turn that brought nothing is none
+            sharers[job_id].ended -= step
+    _note_turns(ledger, tx, sharers)
+    machines.park(ledger, tx, parked, now)
     _look_again(ledger, tx, later)
     _flag(ledger, tx, give_up)
     ready = {(row.job_id, host) for host, rows in of_host.items() for row in rows}
@@ -247,14 +295,26 @@ def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Seq
     """The host queues, of any running job, that have something ready for these hosts, with what decides about it. Index
     host_queues_host, and leases.host to count the batches under way. Only the scheduler leases, and one scheduler works
     at a time: so nobody else adds one meanwhile."""
-    return ledger.run(tx, _of_hosts, [{"host": host} for host in sorted(names)], now=now).all()
+    rows: list[dict[str, Any]] = [{"host": host} for host in sorted(names)]
+    if ledger.caps.on:
+        rows = [{**row, "domain": url_rules.domain_of(row["host"]), "literal": literal(row["host"])} for row in rows]
+    return ledger.run(tx, _of_hosts, rows, ledger.caps.on, now=now).all()
 
 
-def _of_hosts(ledger: Ledger) -> sa.Select[Any]:
-    given = ledger.given(None, hosts.c.host)
+def _of_hosts(ledger: Ledger, capped: bool) -> sa.Select[Any]:
+    keys: tuple[sa.ColumnClause[Any], ...] = (hosts.c.host,)
+    if capped:
+        keys += sa.column("domain", sa.Text), sa.column("literal", sa.Text)
+    given = ledger.given(None, *keys)
     of_host = host_queues.alias("of_host")
     stands_at = sa.select(sa.func.max(of_host.c.began)).where(of_host.c.host == given.c.host).scalar_subquery()
     under_way = sa.select(sa.func.count()).where(leases.c.host == given.c.host).scalar_subquery()
+    of_caps: list[sa.ColumnElement[Any]] = []
+    if capped:
+        of_caps = [hosts.c[name] for name in ("address", "looked_up_at", "look_up_at")]
+        address = sa.func.coalesce(given.c.literal, hosts.c.address)
+        of_caps.append(machines.taken_of(slots.c.domain, given.c.domain, NOW).label("of_domain"))
+        of_caps.append(machines.taken_of(slots.c.address, address, NOW).label("of_address"))
     columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_due", "next_wake", "ended")
     ready = sa.or_(host_queues.c.queued > host_queues.c.waiting, host_queues.c.next_wake <= NOW)
     return (
@@ -263,6 +323,7 @@ def _of_hosts(ledger: Ledger) -> sa.Select[Any]:
             hosts.c.next_due.label("host_due"),
             hosts.c.robots,
             hosts.c.blocked_at,
+            *of_caps,
             sa.case((politeness.given_up(NOW), True), else_=False).label("dead"),
             stands_at.label("stands_at"),
             under_way.label("under_way"),
@@ -275,9 +336,15 @@ def _of_hosts(ledger: Ledger) -> sa.Select[Any]:
     )
 
 
-def _size(job: Job) -> int:
-    """URLs in a batch of a job at most."""
-    return min(limits.BATCH_URLS, 1 + int(limits.BATCH / job.delay)) if job.delay else limits.BATCH_URLS
+def _is_free(ledger: Ledger, name: str, number: Counter[str], job: Job) -> bool:
+    """Whether a machine has a slot for a batch of a job. `number`: how many are taken, by machine."""
+    return number[name] < max(ledger.caps.of(name).batches, job.connections)
+
+
+def _size(job: Job, delay: float = 0.0) -> int:
+    """URLs in a batch of a job at most. `delay`: the least that its host's domain and address want."""
+    delay = max(job.delay, delay)
+    return min(limits.BATCH_URLS, 1 + int(limits.BATCH / delay)) if delay else limits.BATCH_URLS
 
 
 def _room(sharer: _Sharer, row: Any) -> int:
@@ -434,6 +501,7 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
     ]
     ledger.run(tx, _insert_leases, rows, until=deadline)
+    machines.take(ledger, tx, ((one.lease, one.machines) for one in given if one.machines), deadline)
     turns = []
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)

@@ -11,21 +11,24 @@ to it is in the modules beside this one, one for each verb of the circle:
     sweeps   work orders off, in chunks             moves    change states and counts together
     links    insert what was found
     politeness   when a host is due, rests, and is given up
+    machines     hosts wait for their domain and address
+    addresses    which address a host has
 
 Each public verb is one transaction (an order: one that puts it in force, then one for each chunk; `tidy`: many short
 ones), and each may be repeated: a message seen twice changes nothing. All times are seconds since the epoch and come in
 as `now`.
 
-Locks are always taken in the order sweeps -> jobs -> urls -> leases -> hosts -> host_queues -> job_counts -> workers,
-and within a table by key, so that recorders and the scheduler cannot wait for each other in a circle. Rows travel to
-the database as one JSON parameter: ten times faster than a parameter a value, and the same statement for both
-databases.
+Locks are always taken in the order sweeps -> jobs -> urls -> leases -> slots -> machines -> waiting_hosts -> hosts ->
+host_queues -> job_counts -> workers, and within a table by key, so that recorders and the scheduler cannot wait for
+each other in a circle. Rows travel to the database as one JSON parameter: ten times faster than a parameter a value,
+and the same statement for both databases.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -35,6 +38,7 @@ from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from crawler.frontier.caps import NO_CAPS, Caps
 from crawler.frontier.schema import COUNTS, OUTDATED_INDEXES, STATES, host_queues, job_counts, metadata
 from crawler.job import Job
 
@@ -47,8 +51,10 @@ NOW: sa.BindParameter[float] = sa.bindparam("now", type_=sa.Float(53))
 class Ledger:
     """An open ledger: what every verb gets as its first argument."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, caps: Caps = NO_CAPS) -> None:
+        self.engine, self.caps = engine, caps
+        self.wake_at = 0.0 if caps.on else math.inf
+        """When hosts that wait for their domain or server may have a turn, as `lease` saw it last."""
         self.postgresql = engine.dialect.name == "postgresql"
         """Where other processes write at the same time, and rows are locked."""
         self.insert: Callable[..., Any] = postgresql.insert if self.postgresql else sqlite.insert
@@ -56,8 +62,8 @@ class Ledger:
         self._made: dict[Hashable, sa.Executable] = {}
 
     @classmethod
-    def open(cls, url: str) -> Ledger:
-        """The ledger at an SQLAlchemy database URL."""
+    def open(cls, url: str, caps: Caps = NO_CAPS) -> Ledger:
+        """The ledger at an SQLAlchemy database URL, whose hosts are leased within these caps."""
         engine = sa.create_engine(url, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
 
@@ -66,7 +72,7 @@ class Ledger:
                 # WAL with NORMAL loses nothing that was committed when the process dies, only when the power does.
                 connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
 
-        return cls(engine)
+        return cls(engine, caps)
 
     def create(self) -> bool:
         """Create what is missing of the schema: tables, indexes, columns. True if anything was.

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from crawler import limits
 from crawler.frontier import politeness
 from crawler.frontier.ledger import NOW, Ledger
 from crawler.frontier.schema import COUNTS, host_queues, hosts, job_counts, urls
@@ -62,13 +63,15 @@ def apply(
     the states calls it once for each change.
     """
     rows = [_row(key, counts) for key, counts in sorted(moves.items()) if any(counts.values())]
+    unknown: frozenset[str] = frozenset()
     if to_crawl := [{"host": host} for host in sorted({row["host"] for row in rows if row["queued"] > 0})]:
-        ledger.run(tx, _make_known, to_crawl, now=now)
+        unknown = frozenset(ledger.run(tx, _make_known, to_crawl, ledger.caps.on, now=now).scalars())
     if due:
         settled = [{**_row(key, moves.get(key, Counter())), **due[key]._asdict()} for key in sorted(due)]
         ledger.run(tx, _settle, settled)
     if others := [row for row in rows if (row["job_id"], row["host"]) not in due]:
-        ledger.run(tx, _add, others, now=now)
+        patience = limits.LOOK_UP if ledger.caps.on else 0.0  # first it is looked up where they are (addresses.py)
+        ledger.run(tx, _add, [{**row, "next_due": now + patience * (row["host"] in unknown)} for row in others])
     add_up(ledger, tx, rows)
 
 
@@ -76,8 +79,9 @@ def _row(key: Key, counts: Counter[str]) -> dict[str, Any]:
     return {"job_id": key[0], "host": key[1], **{name: counts[name] for name in COUNTS}}
 
 
-def _make_known(ledger: Ledger) -> Any:
-    return ledger.insert_unknown(hosts, ["host"], next_due=NOW)
+def _make_known(ledger: Ledger, looked_up: bool) -> Any:
+    more = {"look_up_at": NOW} if looked_up else {}
+    return ledger.insert_unknown(hosts, ["host"], next_due=NOW, **more).returning(hosts.c.host)
 
 
 def _settle(ledger: Ledger) -> sa.Update:
@@ -92,7 +96,7 @@ def _settle(ledger: Ledger) -> sa.Update:
 
 
 def _add(ledger: Ledger) -> Any:
-    statement = ledger.insert_given(host_queues, [*KEY, *COUNTS], next_due=NOW)
+    statement = ledger.insert_given(host_queues, [*KEY, *COUNTS, "next_due"])
     changes: dict[str, Any] = {name: host_queues.c[name] + statement.excluded[name] for name in COUNTS}
     # Where only URLs that wait for their time were left (see lease.py), there is something to do at once.
     idle = sa.and_(host_queues.c.next_due == host_queues.c.next_wake, statement.excluded.queued > 0)

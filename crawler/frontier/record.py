@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import lease, links, moves, politeness, sweeps
+from crawler.frontier import lease, links, machines, moves, politeness, sweeps
 from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
@@ -271,7 +271,9 @@ def _end_leases(
     ended = ledger.run(tx, _ended, [{"lease": name} for name in names]).all()
     if forgotten := [row.lease for row in ended if row.urls != back[row.lease]]:
         lease.lose(tx, forgotten, "its worker did not report it", found, now)
-    return frozenset(row.lease for row in ended)
+    held = frozenset(row.lease for row in ended)
+    machines.end(ledger, tx, held, now)
+    return held
 
 
 def _ended(ledger: Ledger) -> sa.Executable:

@@ -201,11 +201,45 @@ hosts = sa.Table(
     sa.Column("rests", sa.Integer, nullable=False, server_default="0"),  # in a row, that it asked for (429)
     sa.Column("robots", sa.Text),  # JSON: origin -> messages.RobotsFile
     sa.Column("blocked_at", sa.Float(53)),
+    sa.Column("address", sa.Text),  # of its server; null: not looked up, or not found
+    sa.Column("looked_up_at", sa.Float(53)),
+    sa.Column("look_up_at", sa.Float(53)),  # null: nobody needs its address, or it is known
 )
+_to_look_up = hosts.c.look_up_at.is_not(None)
+sa.Index("hosts_to_look_up", hosts.c.look_up_at, postgresql_where=_to_look_up, sqlite_where=_to_look_up)
 _blocked = hosts.c.blocked_at.is_not(None)
 sa.Index("hosts_blocked", hosts.c.host, postgresql_where=_blocked, sqlite_where=_blocked)
 _given_up = hosts.c.given_up_at.is_not(None)
 sa.Index("hosts_given_up", hosts.c.host, postgresql_where=_given_up, sqlite_where=_given_up)
+
+slots = sa.Table(
+    "slots",  # what is taken of the caps of domains and addresses: one row for each lease that has caps
+    metadata,
+    sa.Column("lease", sa.Text, primary_key=True),
+    sa.Column("domain", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("rest", sa.Float(53), nullable=False),  # seconds for which the slot stays taken after the lease's end
+    sa.Column("until", sa.Float(53), nullable=False),  # the lease's deadline; once it has ended, the end of that rest
+)
+for _column in (slots.c.domain, slots.c.address):
+    _capped = _column.is_not(None)
+    sa.Index(f"slots_{_column.name}", _column, postgresql_where=_capped, sqlite_where=_capped)
+
+machines = sa.Table(
+    "machines",  # domains and addresses at which hosts wait for a slot
+    metadata,
+    sa.Column("machine", sa.Text, primary_key=True),
+    sa.Column("next_due", sa.Float(53), nullable=False, index=True),  # when a slot may be free
+)
+
+waiting_hosts = sa.Table(
+    "waiting_hosts",
+    metadata,
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("machine", sa.Text, nullable=False),
+    sa.Column("since", sa.Float(53), nullable=False),  # when it was due
+)
+sa.Index("waiting_hosts_in_turn", waiting_hosts.c.machine, waiting_hosts.c.since)
 
 requests = sa.Table(
     "requests",  # every request made, for the site's owner and for `crawler explain`

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import lease, moves, politeness, status, sweeps
+from crawler.frontier import lease, machines, moves, politeness, status, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.links import KEY
 from crawler.frontier.schema import (
@@ -119,6 +119,7 @@ def forget(
     before = now - days * 86400
     time_left.repeat(lambda: _forget_requests(ledger, before))
     with ledger.transaction() as tx:
+        machines.forget(tx, now)
         _forget_small(tx, before, now - FORGET_ENDED)
 
 
@@ -176,6 +177,7 @@ def take_back_leases(ledger: Ledger, now: float) -> None:
     """Queue again all that is leased, whatever its deadline: for an embedded run after one that was killed."""
     with ledger.transaction() as tx:
         tx.execute(leases.update().values(deadline=now))
+        machines.free_all(tx, now)
     while _expire_some(ledger, now):
         pass
 

@@ -14,12 +14,13 @@ from gevent.event import Event
 from sqlalchemy.exc import DBAPIError
 
 from crawler import settings
-from crawler.frontier import status, tidy
+from crawler.frontier import addresses, status, tidy
 from crawler.frontier.holds import Holds
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.processes import systemd
 from crawler.processes.broker import Broker
+from crawler.resolver import Resolver
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ PER_CONSUMER = 10
 """Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
 LEASE_AT_ONCE = 200
 IDLE_SECONDS = 0.1
+LOOK_UP_SECONDS = 0.1
 RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = HOLDS_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
 FORGET_SECONDS = 10.0
@@ -67,7 +69,9 @@ class Scheduler:
         stop: Event,
         clock: Callable[[], float] = time.time,
         seconds: Callable[[], float] = time.monotonic,
+        resolver: addresses.Resolver | None = None,
     ) -> None:
+        resolver = resolver or Resolver()
         self.ledger, self.broker, self.stop, self._clock, self._seconds = ledger, broker, stop, clock, seconds
         self._lock: sa.Connection | None = None
         self._holds: Holds | None = None
@@ -80,6 +84,7 @@ class Scheduler:
             Chore(lambda now: tidy.tidy(ledger, now, expire=False), TIDY_SECONDS),
             Chore(self._publish_status, STATUS_SECONDS),
             Chore(lambda now: tidy.forget(ledger, now, settings.requests_days()), FORGET_SECONDS),
+            Chore(lambda now: addresses.look_up(ledger, resolver, now), LOOK_UP_SECONDS),
         ]
 
     def run(self) -> None:

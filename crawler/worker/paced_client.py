@@ -46,7 +46,7 @@ class PacedClient:
         self._began = now()
         self._last_request: float | None = None
         self.now = now
-        self.delay = batch.job.delay
+        self.delay = max(batch.job.delay, batch.delay)
         """Seconds between two requests to this host, as far as is known by now."""
         self.answers = 0
         """Requests to which the host gave an HTTP answer: it is alive."""

@@ -97,6 +97,8 @@ class Processes:
         self._services, self._folder = services, folder
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: list[IO[bytes]] = []
+        self.settings: dict[str, str] = {}
+        """Environment variables of those that are started from now on."""
 
     def _environment(self, user: str, name: str = "tests") -> dict[str, str]:
         return os.environ | {
@@ -105,6 +107,7 @@ class Processes:
             "CRAWLER_CONTACT": f"mailto:{name}@example.org",
             "CRAWLER_HOST": "here",
             "CRAWLER_STATE_DIR": str(self._folder),
+            **self.settings,
         }
 
     def _start(self, name: str, user: str, *command: str) -> None:

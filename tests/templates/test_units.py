@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from crawler import cli
+from crawler import cli, settings
+from crawler.frontier import caps
 
 Render = Callable[..., str]
 SERVICES = {
@@ -164,6 +165,22 @@ def test_a_service_is_stale_when_what_it_read_is_younger(command: ModuleType, tm
 )
 def test_services_are_told_apart_by_name(command: ModuleType, unit: str, belongs: bool) -> None:
     assert command.belongs(unit, ["crawler-worker"]) is belongs
+
+
+@pytest.mark.parametrize("unit", ["crawler-scheduler.service", "crawler-recorder@.service"])
+def test_the_frontier_s_processes_are_told_the_same_caps(
+    render: Render, monkeypatch: pytest.MonkeyPatch, unit: str
+) -> None:
+    networks = ["192.0.2.0/24", "2001:db8::/32"]
+    for more in ({}, {"frontier_address_batches": 2, "frontier_address_delay": 1.5}):
+        text = render("frontier", f"{unit}.j2", frontier_exempt_networks=networks, **more)
+        for line in re.findall(r"^Environment=(.*)$", text, re.MULTILINE):
+            for setting in line.split():
+                monkeypatch.setenv(*setting.split("="))
+        told = caps.from_settings()
+        assert told.domain == caps.Cap(*settings.CAPS["domain"])  # the role's defaults and the program's agree
+        assert told.address == (caps.Cap(2, 1.5) if more else caps.Cap(*settings.CAPS["address"]))
+        assert [str(network) for network in told.exempt] == [*networks, *caps.LOOPBACK]
 
 
 def test_the_scheduler_is_told_for_how_long_requests_are_kept(render: Render) -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (
     {"__init__"},
     {"limits", "urls", "fields", "settings", "progress"},
-    {"job"},
+    {"job", "resolver"},
     {"messages"},
     {"known_links"},
     {"worker", "frontier"},  # strangers to each other

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crawler import limits
-from crawler.frontier import orders, status, sweeps, tidy
+from crawler.frontier import addresses, orders, status, sweeps, tidy
 from crawler.frontier.admit import admit
+from crawler.frontier.caps import NO_CAPS, Cap, Caps
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
@@ -33,6 +34,8 @@ DESCRIPTIONS: list[dict[str, Any]] = [
     {"scope": {"kind": "any"}, "max_attempts": 2},
     {"recrawl": 3600},
 ]
+CAPS = (NO_CAPS, Caps(address=Cap(1, 30.0)), Caps(domain=Cap(1, 0.0), address=Cap(2, 5.0)))
+ADDRESSES = (None, "192.0.2.1", "192.0.2.1", "198.51.100.7")
 EVENTS = (
     *("admit", "lease", "lease", "lease", "page", "page", "page", "retry", "return", "refused", "limited", "partly"),
     *("redeliver", "forget", "repeat", "lose", "tidy", "tidy", "block", "unblock", "pause", "cancel", "resume"),
@@ -66,7 +69,13 @@ class Crawl:
         seeds = [self.one_of(URLS), self.one_of(URLS)]
         admit(self.ledger, Admission(job=job, seeding=str(self.number), chunk=0, chunks=1, urls=seeds), self.now)
 
+    def look_up(self, limit: int) -> None:
+        """Some hosts' addresses become known, or that there is none."""
+        found = {host: self.one_of(ADDRESSES) for host in addresses.to_look_up(self.ledger, limit)}
+        addresses.looked_up(self.ledger, found, self.now)
+
     def lease(self) -> None:
+        self.look_up(self.draw(st.integers(0, 3)))
         leased = lease(self.ledger, 3, self.now)
         with self.ledger.engine.connect() as connection:
             blocked = connection.execute(sa.select(hosts.c.host).where(hosts.c.blocked_at.is_not(None))).scalars().all()
@@ -218,6 +227,7 @@ def test_conservation_whatever_happens_in_whatever_order(ledger: Ledger, events:
 
 
 def _crawl(ledger: Ledger, events: list[str], data: Any) -> None:
+    ledger.caps = data.draw(st.sampled_from(CAPS))
     crawl = Crawl(ledger, data.draw)
     crawl.admit()
     for event in events:

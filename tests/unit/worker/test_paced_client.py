@@ -32,9 +32,10 @@ class Clock:
 
 
 def paced(
-    clock: Clock, get: Any = None, archive: Any = None, delay: float = 10, expires_at: float = 9e9
+    clock: Clock, get: Any = None, archive: Any = None, delay: float = 10, expires_at: float = 9e9, least: float = 0
 ) -> PacedClient:
-    batch = Batch(lease="l", job=Job(name="j", delay=delay), host="a.test", targets=[], expires_at=expires_at)
+    job = Job(name="j", delay=delay)
+    batch = Batch(lease="l", job=job, host="a.test", targets=[], expires_at=expires_at, delay=least)
     report = Report(lease="l", job="j", host="a.test", worker="w", release="r", delay=0)
     client = SimpleNamespace(get=get or (lambda *_, **__: SimpleNamespace(status=200)))
     return PacedClient(client, batch, report, clock, lambda: clock.now, archive)
@@ -49,6 +50,13 @@ def test_each_request_waits_for_the_delay_after_the_one_before() -> None:
     clock = Clock()
     assert asked(paced(clock), 3) == 3
     assert clock.waits == [10, 10]
+
+
+@pytest.mark.parametrize(("delay", "least", "waits"), [(0.1, 2, 2), (3, 2, 3)])
+def test_the_longer_of_the_job_s_delay_and_its_server_s_counts(delay: float, least: float, waits: float) -> None:
+    clock = Clock()
+    assert asked(paced(clock, delay=delay, least=least), 3) == 3
+    assert clock.waits == [waits, waits]
 
 
 def test_a_batch_ends_with_its_budget() -> None:
