@@ -80,10 +80,10 @@ def end(ledger: Ledger, tx: Connection, leases: Collection[str], now: float) -> 
     if not leases or not ledger.caps.on:
         return
     free: dict[str, float] = {}
-    for until, domain, address in ledger.run(tx, _end, [{"lease": lease} for lease in sorted(leases)], now=now):
-        for name in (domain, address):
+    for row in ledger.run(tx, _end, [{"lease": lease} for lease in sorted(leases)], now=now):
+        for name in (row.of_domain, row.of_address):
             if name is not None:
-                free[name] = min(until, free.get(name, until))
+                free[name] = min(row.until, free.get(name, row.until))
     if free:
         locked = sa.select(machines.c.machine).where(machines.c.machine.in_(sorted(free))).order_by(machines.c.machine)
         tx.execute(locked.with_for_update()).all()
@@ -96,8 +96,8 @@ def end(ledger: Ledger, tx: Connection, leases: Collection[str], now: float) -> 
 def _end(ledger: Ledger) -> Any:
     given = ledger.given(None, slots.c.lease)
     waits = [
-        sa.select(machines.c.machine).where(machines.c.machine == column).scalar_subquery()
-        for column in (slots.c.domain, slots.c.address)
+        sa.select(machines.c.machine).where(machines.c.machine == slots.c[kind]).scalar_subquery().label(f"of_{kind}")
+        for kind in ("domain", "address")
     ]
     ended = slots.update().where(slots.c.lease.in_(sa.select(given.c.lease))).values(until=NOW + slots.c.rest)
     return ended.returning(slots.c.until, *waits)
@@ -202,8 +202,8 @@ def _first(ledger: Ledger, tx: Connection, room: dict[str, int]) -> dict[str, Se
     """The hosts that have waited longest for each of some machines. Index waiting_hosts_in_turn."""
     found: dict[str, list[Any]] = defaultdict(list)
     if room:
-        rows = [{"machine": name} for name in sorted(room)]
-        for row in ledger.run(tx, _in_turn, rows, limit=_size(room)):
+        names = [{"machine": name} for name in sorted(room)]
+        for row in ledger.run(tx, _in_turn, names, limit=_size(room)):
             found[row.machine].append(row)
     for rows in found.values():
         rows.sort(key=lambda row: (row.since, row.host))
