@@ -101,12 +101,16 @@ def _machines_of(caps: Caps, host: str, address: str | None) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=65536)
 def literal(host: str) -> str | None:
     """The address that a `host` (with its port, if any) is written as; None where it is a name."""
+    if host[0] != "[" and not host.partition(":")[0][-1:].isdigit():
+        return None
     name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
     return name if is_address(name) else None
 
 
-@functools.lru_cache(maxsize=65536)
 def is_address(text: str) -> bool:
+    """Whether a text is an address, and no domain: that has a last label with a letter in it."""
+    if ":" not in text and not text[-1:].isdigit():
+        return False
     try:
         ipaddress.ip_address(text)
     except ValueError:

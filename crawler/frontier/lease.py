@@ -239,8 +239,9 @@ def _hosts_to_lease(
     capped = {host: ledger.caps.machines_of(host, rows[0].address) if on else () for host, rows in of_host.items()}
     number: Counter[str] = Counter()
     for host, names in capped.items():
+        row = of_host[host][0]
         for name in names:
-            number[name] = getattr(of_host[host][0], f"of_{ledger.caps.kind_of(name)}")
+            number[name] = row.of_domain if name == row.domain else row.of_address
     parked: dict[str, tuple[str, float]] = {}
     chosen: list[_Chosen] = []
     later: dict[Key, tuple[float, float]] = {}
@@ -274,7 +275,7 @@ def _hosts_to_lease(
         if may:
             _, next_due = times.pop((turn.job_id, host))
             number.update(capped[host])
-            delay = ledger.caps.delay_of(capped[host])
+            delay = ledger.caps.delay_of(capped[host]) if capped[host] else 0.0
             size, lease_name = _size(sharer.job, delay), secrets.token_hex(8)
             chosen.append(_Chosen(turn, sharer, lease_name, size, next_due, [], times, capped[host], delay))
         else:
@@ -313,6 +314,7 @@ def _of_hosts(ledger: Ledger, capped: bool) -> sa.Select[Any]:
     if capped:
         of_caps = [hosts.c[name] for name in ("address", "looked_up_at", "look_up_at")]
         address = sa.func.coalesce(given.c.literal, hosts.c.address)
+        of_caps.append(given.c.domain.label("domain"))
         of_caps.append(machines.taken_of(slots.c.domain, given.c.domain, NOW).label("of_domain"))
         of_caps.append(machines.taken_of(slots.c.address, address, NOW).label("of_address"))
     columns = ("job_id", "host", "queued", "leased", "done", "again", "waiting", "next_due", "next_wake", "ended")
@@ -501,7 +503,7 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
     ]
     ledger.run(tx, _insert_leases, rows, until=deadline)
-    machines.take(ledger, tx, ((one.lease, one.machines) for one in given if one.machines), deadline)
+    machines.take(ledger, tx, ((one.lease, one.machines, one.delay) for one in given if one.machines), deadline)
     turns = []
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)

@@ -55,11 +55,12 @@ def taken(ledger: Ledger, tx: Connection, names: Collection[str], now: float) ->
     return {name: (number, first) for name, number, first in tx.execute(counted)}
 
 
-def take(ledger: Ledger, tx: Connection, leased: Iterable[tuple[str, tuple[str, ...]]], deadline: float) -> None:
-    """Take a slot for each lease, of each of its machines. Rows of one's own: waits for nobody."""
+def take(ledger: Ledger, tx: Connection, leased: Iterable[tuple[str, tuple[str, ...], float]], deadline: float) -> None:
+    """Take a slot for each lease, of each of its machines: `leased`, with the rest after it. Rows of one's own: waits
+    for nobody."""
     rows = []
-    for lease, names in leased:
-        row: dict[str, Any] = {"lease": lease, "domain": None, "address": None, "rest": ledger.caps.delay_of(names)}
+    for lease, names, rest in leased:
+        row: dict[str, Any] = {"lease": lease, "domain": None, "address": None, "rest": rest}
         for name in names:
             row[ledger.caps.kind_of(name)] = name
         rows.append(row)
