@@ -208,10 +208,10 @@ _given_up = hosts.c.given_up_at.is_not(None)
 sa.Index("hosts_given_up", hosts.c.host, postgresql_where=_given_up, sqlite_where=_given_up)
 
 requests = sa.Table(
-    "requests",  # every request made, for the site's owner and for `crawler explain`
+    "requests",  # every request made, for the site's owner and for `crawler explain`; see request_log.py
     metadata,
     sa.Column("host", sa.Text, primary_key=True),
-    sa.Column("at", sa.Float(53), primary_key=True, index=True),
+    sa.Column("at", sa.Float(53), primary_key=True),
     sa.Column("url", sa.Text, primary_key=True),
     sa.Column("job_id", sa.Integer, nullable=False),
     sa.Column("status", sa.Integer),  # null: no usable answer
@@ -219,7 +219,11 @@ requests = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("worker", sa.Text, nullable=False),
     sa.Column("release", sa.Text, nullable=False),
+    postgresql_partition_by="RANGE (at)",
 )
+# On PostgreSQL each partition has indexes of its own.
+requests.primary_key.ddl_if(dialect="sqlite")
+sa.Index("ix_requests_at", requests.c.at).ddl_if(dialect="sqlite")
 
 workers = sa.Table(
     "workers",

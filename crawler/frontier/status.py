@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import moves
+from crawler.frontier import moves, request_log
 from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.schema import (
     SHOWN,
@@ -192,7 +192,8 @@ def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
         if not found:
             raise UnknownError(f"{url}: no job has seen this URL. Is it spelled as on the page that links to it?")
         for row in found:
-            asked = sa.and_(requests.c.host == host, requests.c.url == url, requests.c.job_id == row["job_id"])
+            same = request_log.same_url(ledger.engine, url)
+            asked = sa.and_(requests.c.host == host, same, requests.c.job_id == row["job_id"])
             row["requests"] = [
                 dict(request)
                 for request in tx.execute(sa.select(requests).where(asked).order_by(requests.c.at)).mappings()

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import lease, moves, politeness, status, sweeps
+from crawler.frontier import lease, moves, politeness, request_log, status, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.links import KEY
 from crawler.frontier.schema import (
@@ -26,7 +26,6 @@ from crawler.frontier.schema import (
     jobs,
     leases,
     progress,
-    requests,
     seedings,
     urls,
     workers,
@@ -109,21 +108,14 @@ def forget(
     Bounded as `tidy` is; may be repeated at any time."""
     time_left = Slice(seconds, clock)
     before = now - days * 86400
-    time_left.repeat(lambda: _forget_requests(ledger, before))
+    request_log.make_days(ledger.engine, now)
+    time_left.repeat(lambda: request_log.forget_some(ledger.engine, before))
     with ledger.transaction() as tx:
         _forget_small(tx, before, now - FORGET_ENDED)
 
 
 FORGET_ENDED = 3600.0
 """Seconds for which samples and orders are kept of a job that has ended."""
-
-
-def _forget_requests(ledger: Ledger, before: float) -> int:
-    """Delete the oldest requests made before a time; returns how many. Index on requests.at; nobody else locks them."""
-    with ledger.transaction() as tx:
-        old = sa.select(requests.c.at).where(requests.c.at < before).order_by(requests.c.at).limit(URLS).subquery()
-        last = tx.execute(sa.select(sa.func.max(old.c.at))).scalar_one()
-        return 0 if last is None else int(tx.execute(requests.delete().where(requests.c.at <= last)).rowcount)
 
 
 def _forget_small(tx: Connection, before: float, ended_before: float) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 
 from crawler import urls
-from crawler.frontier import orders, schema, status, sweeps, tidy
+from crawler.frontier import orders, request_log, schema, status, sweeps, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -406,7 +406,7 @@ def rows(ledger: Ledger, table: sa.Table) -> int:
 
 def test_requests_are_forgotten_after_their_days(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     crawled(ledger)  # asked at 1 and at 3
-    monkeypatch.setattr(tidy, "URLS", 1)
+    monkeypatch.setattr(request_log, "CHUNK", 1)
     tidy.forget(ledger, 90 * DAY + 1, days=90, seconds=60)
     assert rows(ledger, requests) == 2
     tidy.forget(ledger, 90 * DAY + 3, days=90, seconds=60)
@@ -419,7 +419,7 @@ def test_requests_are_forgotten_after_their_days(ledger: Ledger, monkeypatch: py
 
 def test_a_call_forgets_no_more_than_there_is_time_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     crawled(ledger)
-    monkeypatch.setattr(tidy, "URLS", 1)
+    monkeypatch.setattr(request_log, "CHUNK", 1)
     tidy.forget(ledger, 1e9, days=90, seconds=0)
     assert rows(ledger, requests) == 1
 
