@@ -64,10 +64,11 @@ def make_days(engine: Engine, now: float) -> None:
     if engine.dialect.name != "postgresql":
         return
     today = int(now // DAY) * DAY
-    missing = {_name(day): day for day in range(today, today + (AHEAD + 1) * DAY, DAY)}
     with engine.begin() as tx:
-        for name in _partitions(tx):
-            missing.pop(name, None)
+        there = _partitions(tx)
+    taken = max((int(name.removeprefix(BEFORE)) for name in there if name.startswith(BEFORE)), default=0)
+    days = ((_name(day), day) for day in range(today, today + (AHEAD + 1) * DAY, DAY))
+    missing = {name: day for name, day in days if name not in there and day >= taken}
     for name, day in missing.items():
         _try(engine, partial(_make_day, name=name, start=day, end=day + DAY))
 
