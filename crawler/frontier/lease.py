@@ -118,8 +118,9 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
 
 
 def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
-    """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
-    for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
+    """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Indexes jobs_finished
+    and jobs_began, and for each that runs one entry of host_queues_due_by_job: what a paused job has due costs
+    nothing, and neither do jobs that have ended."""
     # As a minimum, for which both databases read one entry; of EXISTS, PostgreSQL thinks that any row will do.
     first_due = sa.select(sa.func.min(host_queues.c.next_due)).where(host_queues.c.job_id == jobs.c.job_id, *_WANTED)
     stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
@@ -129,7 +130,7 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
             stands_at.label("stands_at"),
             first_due.scalar_subquery().label("first_due"),
         )
-        .where(jobs.c.state == "running", jobs.c.broken.is_(None))
+        .where(jobs.c.finished_at.is_(None), jobs.c.state == "running", jobs.c.broken.is_(None))
         .order_by(jobs.c.job_id)
     ).all()
     sharers = {}

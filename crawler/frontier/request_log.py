@@ -70,7 +70,7 @@ def make_days(engine: Engine, now: float) -> None:
     days = ((_name(day), day) for day in range(today, today + (AHEAD + 1) * DAY, DAY))
     missing = {name: day for name, day in days if name not in there and day >= taken}
     for name, day in missing.items():
-        _try(engine, partial(_make_day, name=name, start=day, end=day + DAY))
+        attempt(engine, partial(_make_day, name=name, start=day, end=day + DAY))
 
 
 def forget_some(engine: Engine, before: float) -> int:
@@ -81,7 +81,7 @@ def forget_some(engine: Engine, before: float) -> int:
     with engine.begin() as tx:
         ends = {name: _end(name) for name in _partitions(tx)}
     for name, end in ends.items():
-        if end is not None and end <= before and _try(engine, partial(_drop, name=name)):
+        if end is not None and end <= before and attempt(engine, partial(_drop, name=name)):
             return 1
     # The index of a day begins with the host; the others have one on `at`.
     return next((number for name in ends if not _is_day(name) and (number := _forget_chunk(engine, name, before))), 0)
@@ -238,11 +238,12 @@ def _satisfy_earlier_release(tx: Connection) -> bool:
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 
-def _try(engine: Engine, change: Callable[[Connection], bool]) -> bool | None:
+def attempt(engine: Engine, change: Callable[[Connection], int]) -> int | None:
     """What `change` returns, in a transaction of its own; None, and no change, if it does not get its locks in time."""
     try:
         with engine.begin() as tx:
-            tx.execute(sa.text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
+            if engine.dialect.name == "postgresql":
+                tx.execute(sa.text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
             return change(tx)
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
@@ -251,9 +252,9 @@ def _try(engine: Engine, change: Callable[[Connection], bool]) -> bool | None:
 
 
 def _surely(engine: Engine, change: Callable[[Connection], bool]) -> bool:
-    """As `_try`, again and again; between, those who waited behind it have their turn. Raises LockedError."""
+    """As `attempt`, again and again; between, those who waited behind it have their turn. Raises LockedError."""
     for _ in range(TRIES):
-        if (changed := _try(engine, change)) is not None:
-            return changed
+        if (changed := attempt(engine, change)) is not None:
+            return bool(changed)
         time.sleep(0.1)
     raise LockedError("The ledger's table `requests` is always in use: end what reads it (audit, a dump), then again.")

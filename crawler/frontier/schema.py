@@ -38,6 +38,12 @@ jobs = sa.Table(
     sa.Column("broken", sa.Text),  # why this release cannot read the row; such a job waits, no other job does
     *_turns(),
 )
+# Jobs that have ended, however many, are read by nothing that is done each second.
+sa.Index("jobs_finished", jobs.c.finished_at)
+sa.Index("jobs_began", jobs.c.began)
+# What says so of a job, in spec_of's words; in a text of the job's own it does no harm.
+VISITED_AGAIN = sa.and_(jobs.c.state == "done", jobs.c.spec.like(sa.literal_column("'%\"recrawl\":%'")))
+sa.Index("jobs_visited_again", jobs.c.job_id, postgresql_where=VISITED_AGAIN, sqlite_where=VISITED_AGAIN)
 
 seedings = sa.Table(
     "seedings",  # one row per piece of a seeding that has arrived
@@ -201,7 +207,10 @@ hosts = sa.Table(
     sa.Column("rests", sa.Integer, nullable=False, server_default="0"),  # in a row, that it asked for (429)
     sa.Column("robots", sa.Text),  # JSON: origin -> messages.RobotsFile
     sa.Column("blocked_at", sa.Float(53)),
+    sa.Column("left_at", sa.Float(53)),  # a job that wanted it was deleted: `tidy` looks, in time, whether any does
 )
+_left = hosts.c.left_at.is_not(None)
+sa.Index("hosts_left", hosts.c.left_at, postgresql_where=_left, sqlite_where=_left)
 _blocked = hosts.c.blocked_at.is_not(None)
 sa.Index("hosts_blocked", hosts.c.host, postgresql_where=_blocked, sqlite_where=_blocked)
 _given_up = hosts.c.given_up_at.is_not(None)

@@ -133,7 +133,8 @@ def _seedings(tx: Connection, job_id: int) -> dict[str, bool]:
 def sample(ledger: Ledger, now: float) -> None:
     """Note how far each running job is, for the rates; forget what is older than an hour."""
     with ledger.transaction() as tx:
-        for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(jobs.c.state == "running")).all():
+        running = sa.and_(jobs.c.state == "running", jobs.c.finished_at.is_(None))
+        for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(running)).all():
             note_progress(ledger, tx, job_id, moves.totals(tx, job_id)["done"], now)
             tx.execute(progress.delete().where(progress.c.job_id == job_id, progress.c.at < now - 3600))
 
