@@ -118,10 +118,16 @@ def _sites(sites: dict[str, Any]) -> str:
 
 
 def _ledger(title: str, rows: list[dict[str, Any]]) -> str:
-    """A part of frontier.py. Its columns are what its rows hold; all but the ratio are milliseconds, or counts."""
-    columns = [name for name in rows[0] if name not in ("what", "cpu_ms_rounds")]
-    head = [f"{title}, ms", *(name.removesuffix("_ms").replace("_", " ") for name in columns)]
+    """A part of frontier.py. Its columns are what its rows hold: milliseconds, counts, bytes, a ratio."""
+    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in NO_COLUMNS]
+    head = [
+        title if "bytes" in columns else f"{title}, ms",
+        *(name.removesuffix("_ms").replace("_", " ") for name in columns),
+    ]
     return _table(head, [[row["what"], *(f"{row.get(name, ''):,}" for name in columns)] for row in rows])
+
+
+NO_COLUMNS = ("what", "cpu_ms_rounds")
 
 
 # --- before and after -------------------------------------------------------------------------------------------------
