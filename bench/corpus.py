@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".cache" / "bench" / "corpus"
 SIZE = 20_000_000
 """Bytes of a package's file, above which it is passed over."""
+LARGE_SIZE = 200_000_000
+"""The same, for large sites."""
 TRIED = 60
 """Packages looked into at most, before giving up."""
 
@@ -40,11 +42,12 @@ class Site(NamedTuple):
     """That links lead to from its front page, counted by a walk that shares no code with any contestant."""
 
 
-def draw(seed: int, sites: int, least: int, most: int, size: int = SIZE) -> list[Site]:
-    """`sites` packages by `seed`, each with `least` to `most` pages. Prints what is taken, and why others are not."""
+def draw(seed: int, sites: int, least: int, most: int, size: int = SIZE, installed: int = 0) -> list[Site]:
+    """`sites` packages by `seed`, each with `least` to `most` pages, of files up to `size` bytes that take `installed`
+    KiB at least. Prints what is taken, and why others are not."""
     (FOLDER / "sites").mkdir(parents=True, exist_ok=True)
     (FOLDER / "robots").mkdir(exist_ok=True)
-    names = _names(size)
+    names = _names(size, installed)
     random.Random(seed).shuffle(names)  # noqa: S311
     print(f"corpus: seed {seed}, {len(names)} documentation packages up to {size:,} bytes", file=sys.stderr)
     found: list[Site] = []
@@ -63,13 +66,31 @@ def draw(seed: int, sites: int, least: int, most: int, size: int = SIZE) -> list
     )
 
 
-def _names(size: int) -> list[str]:
+def draw_large(seed: int, least: int, installed: int) -> tuple[str, list[Site], list[str]]:
+    """Three packages by `seed`, each with `least` pages or more, as folders of one host with a front page that links to
+    them: the host, the packages, and the URLs of all its pages."""
+    sites = draw(seed, 3, least, 10**9, LARGE_SIZE, installed)
+    label = f"large-{hashlib.sha256(' '.join(site.package for site in sites).encode()).hexdigest()[:8]}"
+    host, joined = f"{label}.corpus.test", FOLDER / "sites" / label
+    joined.mkdir(exist_ok=True)
+    for site in sites:
+        link = joined / site.package
+        link.unlink(missing_ok=True)
+        root = (FOLDER / "sites" / site.host.removesuffix(".corpus.test")).resolve()
+        link.symlink_to(Path("..") / ".." / root.relative_to(FOLDER.resolve()))
+    links = " ".join(f"<a href={site.package}/>{site.package}</a>" for site in sites)
+    (joined / "index.html").write_text(f"<title>three packages</title>{links}")
+    return host, sites, _walk(host, joined)
+
+
+def _names(size: int, installed: int = 0) -> list[str]:
     """The documentation packages that apt knows here, in the order of their names."""
     known = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
     names = set()
     for paragraph in known.split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Size): (\S+)$", paragraph, re.MULTILINE))
-        if fields.get("Package", "").endswith("-doc") and int(fields.get("Size", size + 1)) <= size:
+        fields = dict(re.findall(r"^(Package|Size|Installed-Size): (\S+)$", paragraph, re.MULTILINE))
+        small, large = (int(fields.get(name, 0)) for name in ("Size", "Installed-Size"))
+        if fields.get("Package", "").endswith("-doc") and 0 < small <= size and large >= installed:
             names.add(fields["Package"])
     return sorted(names)
 

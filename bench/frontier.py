@@ -32,7 +32,7 @@ from crawler.frontier.caps import Cap, Caps
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
-from crawler.frontier.schema import metadata
+from crawler.frontier.schema import metadata, requests
 from crawler.job import Job
 from crawler.messages import Admission, Batch, Link, Report, Request, RobotsFile, UrlResult
 
@@ -156,6 +156,10 @@ class Bench:
                 text = statement.format(**parts)
                 named = set(re.findall(r"(?<!:):([a-z]+)", text))
                 tx.execute(sa.text(text), {name: value for name, value in values.items() if name in named})
+        self.rest()
+
+    def rest(self) -> None:
+        """Let the database come to rest."""
         with self.ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             # So that writing back what was filled in is over, and the planner knows of it.
             for statement in (
@@ -500,6 +504,149 @@ def _order(url: str, job: str, state: str) -> None:
             time.sleep(0.01)
 
 
+SIZE_OF = """
+WITH tables AS (SELECT relid FROM pg_partition_tree(:table) UNION SELECT CAST(:table AS regclass)), parts AS (
+    SELECT 'heap' AS what, pg_table_size(relid) AS bytes FROM tables
+    UNION ALL
+    SELECT 'index ' || regexp_replace(pg_get_indexdef(indexrelid), '.* USING btree ', ''), pg_relation_size(indexrelid)
+    FROM tables JOIN pg_index ON indrelid = relid
+) SELECT what, CAST(sum(bytes) AS bigint) FROM parts GROUP BY what HAVING sum(bytes) > 0 ORDER BY what
+"""
+"""What a table takes, its partitions and what is kept out of line included; each index by its definition."""
+
+
+def size(options: Options) -> list[dict[str, Any]]:
+    """Bytes of a URL and of a request, whole: after a crawl of 30,000 pages, with a new link on each, in a ledger
+    that knew 100,000 URLs, and a VACUUM such as autovacuum does."""
+    bench = options.opened("large")
+    bench.fill(bench.job("bench"), Shape(0, SIZES[0] // URLS_PER_HOST - 1, queued=URLS_PER_HOST))
+    drive(bench, 30_000, URLS_PER_HOST)
+    rows = []
+    with bench.ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("VACUUM (ANALYZE, PARALLEL 0)"))
+        for table, each in (("urls", "URL"), ("requests", "request")):
+            number = connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608  ours
+            parts = connection.execute(sa.text(SIZE_OF), {"table": table}).all()
+            for what, taken in (*parts, ("all", sum(taken for _, taken in parts))):
+                rows.append({"what": f"a {each}: {what}", "bytes": round(taken / number, 1), "of": number})
+                _say(rows[-1])
+    bench.close()
+    return rows
+
+
+FORGOTTEN = """
+INSERT INTO requests (host, at, url, job_id, status, seconds, worker, release)
+SELECT {host}, :start + h.n * 0.04, 'http://' || {host} || '/articles/' || h.n || '/a-title-of-some-length.html',
+       1, 200, 0.1, 'worker-1@host', 'bench'
+FROM {hosts} h
+"""
+
+
+def forget(options: Options) -> list[dict[str, Any]]:
+    """A day of twice `known` requests is forgotten while others record; the same recorded for as long with nothing to
+    forget; and an INSERT of requests."""
+    bench, dice = options.opened("large"), random.Random(1)  # noqa: S311
+    bench.fill(bench.job("bench"), Shape(0, 199, queued=URLS_PER_HOST))
+    now, days = time.time(), 90
+    start = (now // 86400 - days - 2) * 86400
+    tidy.forget(bench.ledger, start, days)  # makes the day, where days are made
+    text = FORGOTTEN.format(host=HOST_NAME[bench.dialect], hosts=NUMBERS[bench.dialect].format(":first", ":last"))
+    with bench.ledger.transaction() as tx:
+        tx.execute(sa.text(text), {"start": start, "first": 0, "last": 2 * options.known - 1})
+    number, rows = 0, []
+    for each in (50, 1000):
+
+        def insert(each: int = each) -> None:
+            nonlocal number
+            made = []
+            for number in range(number + 1, number + 1 + each):  # noqa: B020
+                url = f"http://site0000001.example/articles/{number}/a-title-of-some-length.html"
+                made.append({"host": "site0000001.example", "at": now + number / 1000, "url": url, "job_id": 1})
+            told = {"status": 200, "seconds": 0.1, "worker": "worker-1@host", "release": "bench"}
+            with bench.ledger.transaction() as tx:
+                inserted = bench.ledger.insert_rows(requests, made, **told)
+                tx.execute(inserted.on_conflict_do_nothing())
+
+        rows.append(timed(bench, f"INSERT of {each:,} requests", insert))
+    url = bench.ledger.engine.url.render_as_string(hide_password=False)
+    took: float | None = None
+    for what in ("forgotten", "nothing to forget"):
+        bench.ledger.engine.dispose()  # connections do not survive a fork
+        forgetting = multiprocessing.get_context("fork").Process(target=_forget, args=(url, start + 86400, days))
+        waits: list[float] = []
+        began = time.perf_counter()
+        if took is None:
+            forgetting.start()
+        while forgetting.is_alive() if took is None else time.perf_counter() - began < took:
+            reports = [
+                outcome(batch, dice, time.time(), URLS_PER_HOST) for batch in lease(bench.ledger, 1, time.time())
+            ]
+            assert reports, "nothing is due"
+            recorded = time.perf_counter()
+            record(bench.ledger, reports, time.time())
+            waits.append((time.perf_counter() - recorded) * 1000)
+        if took is None:
+            took = time.perf_counter() - began
+            assert forgetting.exitcode == 0, "nothing was forgotten"
+        row = {
+            "what": f"record() meanwhile: {2 * options.known:,} requests {what}",
+            "watched_ms": round(took * 1000, 1),
+        }
+        rows.append({**row, "median_ms": round(statistics.median(waits), 2), "max_ms": round(max(waits), 2)})
+        _say(rows[-1])
+    bench.close()
+    return rows
+
+
+def _forget(url: str, before: float, days: float) -> None:
+    """The process that forgets, without a pause between the calls."""
+    ledger = Ledger.open(url)
+    while True:
+        tidy.forget(ledger, before + days * 86400, days)
+        with ledger.transaction() as tx:
+            if not tx.execute(sa.select(sa.exists().where(requests.c.at < before))).scalar_one():
+                return
+
+
+FINISHED = (
+    "INSERT INTO jobs (name, spec, state, created_at, finished_at) SELECT 'finished-' || h.n, "
+    '\'{{"name":"finished","seeds":["https://www.example.org/a/folder/"]}}\', \'done\', 1, 2 FROM {hosts} h',
+    "INSERT INTO job_counts (job_id, slot, discovered, done) SELECT job_id, s.n, 100, 100 "
+    "FROM jobs CROSS JOIN {slots} s WHERE state = 'done'",
+    "INSERT INTO host_queues (job_id, host, discovered, done, next_due) "
+    "SELECT job_id, 'www.example.org', 400, 400, 0 FROM jobs WHERE state = 'done'",
+)
+"""Jobs that ended, each with four rows of counts and a host."""
+
+
+def finished(options: Options) -> list[dict[str, Any]]:
+    """What the scheduler does each second, before and after 10,000 jobs are there that have ended."""
+    bench, dice = options.opened("large"), random.Random(1)  # noqa: S311
+    bench.fill(bench.job("running"), Shape(0, 99, queued=URLS_PER_HOST))
+    chores = {**CHORES, "forget": lambda ledger, now: tidy.forget(ledger, now, 90)}
+
+    def give_back(batches: list[Batch]) -> None:
+        record(bench.ledger, [outcome(batch, dice, time.time(), 0) for batch in batches], time.time())
+
+    rows = []
+    for ended in (0, 10_000):
+        if ended:
+            numbers = NUMBERS[bench.dialect]
+            parts = {"hosts": numbers.format("1", ended), "slots": numbers.format("0", "3")}
+            with bench.ledger.transaction() as tx:
+                for statement in FINISHED:
+                    tx.execute(sa.text(statement.format(**parts).replace(":[", "\\:[")))
+            bench.rest()
+        what = f"{ended:,} jobs ended"
+        rows.append(timed(bench, f"lease() of 1, {what}", lambda: lease(bench.ledger, 1, time.time()), give_back))
+        of_chores = [
+            timed(bench, f"{name}, {what}", lambda c=c: c(bench.ledger, time.time())) for name, c in chores.items()
+        ]
+        rows += of_chores
+    bench.close()
+    return rows
+
+
 PARTS: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
     "sizes": sizes,
     "alone": alone,
@@ -508,9 +655,12 @@ PARTS: dict[str, Callable[[Options], list[dict[str, Any]]]] = {
     "capped": capped,
     "housekeeping": housekeeping,
     "order": order,
+    "bytes": size,
+    "forget": forget,
+    "finished": finished,
 }
-WITHOUT_SQLITE = ("sizes",)
-"""PostgreSQL alone: ten million URLs are a fleet's."""
+WITHOUT_SQLITE = ("sizes", "bytes", "forget")
+"""PostgreSQL alone: ten million URLs, and millions of requests a day, are a fleet's."""
 
 
 def openers(database: str) -> Callable[[str], Bench]:

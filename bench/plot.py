@@ -1,4 +1,4 @@
-"""Draws docs/performance.png and docs/hosts.png from docs/performance.json, in the bench's own environment.
+"""Draws performance.png, hosts.png and shares.png from docs/performance.json, in the bench's own environment.
 
 python bench/plot.py docs/performance.json docs
 """
@@ -22,6 +22,8 @@ def main() -> None:
     _speeds(results, folder / "performance.png")
     if points := results.get("sites", {}).get("hosts", {}).get("over_time"):
         _over_time(results["sites"]["hosts"]["title"], points, folder / "hosts.png")
+    if shares := results.get("shares"):
+        _shares(shares, folder / "shares.png")
 
 
 def _speeds(results: dict[str, Any], target: Path) -> None:
@@ -51,6 +53,22 @@ def _over_time(title: str, points: list[tuple[int, int]], target: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 4))
     axes.step(seconds, [count / width for count in pages], where="post")
     axes.set(xlabel="seconds", ylabel="pages a second", title=title, ylim=(0, None), xlim=(0, None))
+    figure.tight_layout()
+    figure.savefig(target, dpi=90)
+
+
+def _shares(measured: dict[str, Any], target: Path) -> None:
+    """Each job's share of the pages of ten seconds, beside its weight's."""
+    figure, axes = pyplot.subplots(figsize=(9, 4))
+    counted: dict[str, list[int]] = measured["seconds"]
+    starts = range(0, min(map(len, counted.values())) - 9, 10)
+    pages = {job: [sum(of[start : start + 10]) for start in starts] for job, of in counted.items()}
+    everyone = [max(sum(of), 1) for of in zip(*pages.values(), strict=True)]
+    for job, of in pages.items():
+        line = axes.step(starts, [n / total for n, total in zip(of, everyone, strict=True)], where="post", label=job)
+        axes.axhline(measured["weights"][job], linestyle=":", color=line[0].get_color())
+    axes.set(xlabel="seconds", ylabel="share of the pages", title="Three jobs, by priority", ylim=(0, 1))
+    axes.legend()
     figure.tight_layout()
     figure.savefig(target, dpi=90)
 

@@ -66,6 +66,8 @@ def measured(results: dict[str, Any]) -> str:
     for dialect, title in (("postgresql", "PostgreSQL"), ("sqlite", "SQLite")):
         for part, rows in results.get("frontier", {}).get(dialect, {}).items():
             parts.append(_ledger(f"{title}: {part}", rows))
+    if "shares" in results:
+        parts.append("![Shares of three jobs](shares.png)\n")
     parts.append(_promises(results))
     return "\n".join(parts)
 
@@ -118,10 +120,16 @@ def _sites(sites: dict[str, Any]) -> str:
 
 
 def _ledger(title: str, rows: list[dict[str, Any]]) -> str:
-    """A part of frontier.py. Its columns are what its rows hold; all but the ratio are milliseconds, or counts."""
-    columns = [name for name in rows[0] if name not in ("what", "cpu_ms_rounds")]
-    head = [f"{title}, ms", *(name.removesuffix("_ms").replace("_", " ") for name in columns)]
+    """A part of frontier.py. Its columns are what its rows hold: milliseconds, counts, bytes, a ratio."""
+    columns = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in NO_COLUMNS]
+    head = [
+        title if "bytes" in columns else f"{title}, ms",
+        *(name.removesuffix("_ms").replace("_", " ") for name in columns),
+    ]
     return _table(head, [[row["what"], *(f"{row.get(name, ''):,}" for name in columns)] for row in rows])
+
+
+NO_COLUMNS = ("what", "cpu_ms_rounds")
 
 
 # --- before and after -------------------------------------------------------------------------------------------------
@@ -226,4 +234,12 @@ def _promises(results: dict[str, Any]) -> str:
     if seeding := results.get("seeding"):
         speed = seeding["per_second"]
         goal("seeding into the broker", ">= 20,000 URLs/s", f"{speed:,}/s", speed >= 20000)
+    if shares := results.get("shares"):
+        text = f"off by {shares['off']:.1%} at most in {len(shares['minutes'])} minutes"
+        goal("shares of three jobs, in any minute", "within 10 % of the weights", text, shares["off"] <= 0.1)
+        first = shares["first_lease"]
+        goal("a new small job beside them: first lease", "<= 2 s", f"{first:.1f} s", first <= 2)
+    if block := results.get("block"):
+        text = f"{block['last_request']:.1f} s ({block['requests_a_second_before']:.0f} a second before)"
+        goal("last request after `crawler block`, at full load", "<= 3 s", text, block["reached"])
     return _table(["goal", "wanted", "measured", "reached"], rows) if rows else ""

@@ -5,6 +5,9 @@
     python bench/run.py --only frontier --parts order --known 5000000 --watched 900
     python bench/run.py --only hosts --hosts 200000     the whole system, with docs/hosts.png
     python bench/run.py --only corpus --corpus-seed 20261124
+    python bench/run.py --only shares --minutes 10      some 12 minutes, with docs/shares.png
+    python bench/run.py --only block                    some 6 minutes
+    python bench/run.py --only sites --rounds 1         up to 2 hours, of which one for fetching packages
 
 CPU time is that of every process a contestant needs, but for the web server. It takes root, for containers and names.
 """
@@ -26,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import corpus
+import fairness
 import report
 import stage
 import workloads
@@ -36,6 +40,8 @@ RECIPE_PAGES = 1000
 """The recipe is too slow for them all."""
 ENDURANCE_PAGES = 100_000
 SEEDS = 1_000_000
+SHOWN = 20
+"""URLs printed of each kind, where a crawl differs from the walk."""
 SLICE = 10
 """Seconds of one point in the curve of pages over time."""
 FLEET = "bench"
@@ -195,9 +201,26 @@ def _round(name: str, work: Workload, tools: Path) -> dict[str, Any]:
     }
     if name in ("system", "warc"):
         row["job"] = spent.output
+    if work.urls:
+        row |= _differences(name, row.get("job", ""), set(work.urls))
     exact = "" if pages == work.pages or name == "recipe" else f" instead of {work.pages:,}"
     print(f"{name}, {work.title}: {pages:,} pages{exact}", json.dumps(row), flush=True)
     return row
+
+
+def _differences(contestant: str, job: str, expected: set[str]) -> dict[str, int]:
+    """How many pages of `expected` a crawl did not get, and how many others it got; prints some of both."""
+    if contestant == "embedded":
+        with contextlib.closing(sqlite3.connect(EMBEDDED / "ledger.sqlite")) as opened:
+            done = {url for (url,) in opened.execute("SELECT url FROM urls WHERE state = 'done'")}
+    else:
+        pages = f"SELECT url FROM urls JOIN jobs USING (job_id) WHERE name = '{job}' AND urls.state = 'done'"  # noqa: S608
+        done = {url for (url,) in fairness.ledger(pages)}
+    differences = {"missing": expected - done, "others": done - expected}
+    for what, urls in differences.items():
+        for url in sorted(urls)[:SHOWN]:
+            print(f"{contestant}: {what}: {url}", flush=True)
+    return {what: len(urls) for what, urls in differences.items()}
 
 
 def _spread(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -276,7 +299,15 @@ def frontier(**options: str | int | None) -> dict[str, Any]:
     return told
 
 
-EXTRAS: dict[str, Callable[..., dict[str, Any]]] = {"seeding": seeding, "frontier": frontier, "endurance": endurance}
+EXTRAS: dict[str, Callable[..., dict[str, Any]]] = {
+    "seeding": seeding,
+    "frontier": frontier,
+    "endurance": endurance,
+    "shares": fairness.shares,
+    "block": fairness.block,
+}
+OPTIONS = {"frontier": ("parts", "known", "watched"), "shares": ("minutes",)}
+"""Of the command line, which each of EXTRAS is given."""
 
 
 def _options() -> argparse.Namespace:
@@ -290,14 +321,20 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", help="of `frontier`: see frontier.py")
     parser.add_argument("--known", type=int, help="of `frontier`: URLs of a large ledger (default 1,000,000)")
     parser.add_argument("--watched", type=int, help="of `frontier`: seconds for which an order is watched (default 60)")
+    parser.add_argument("--minutes", type=float, default=10, help="of `shares` (default %(default)s)")
     today = int(time.strftime("%Y%m%d"))
     parser.add_argument("--corpus-seed", type=int, default=today, help="of `corpus` (default: today, %(default)s)")
     parser.add_argument("--corpus-sites", type=int, default=3)
     parser.add_argument("--corpus-least", type=int, default=200, help="pages of a site (default %(default)s)")
     parser.add_argument("--corpus-most", type=int, default=3_000, help="pages of a site (default %(default)s)")
     parser.add_argument("--corpus-size", type=int, default=corpus.SIZE, help="bytes of a package, at most")
+    parser.add_argument(
+        "--large-least", type=int, default=7_000, help="of `sites`: pages of each of the three packages"
+    )
+    parser.add_argument("--large-installed", type=int, default=60_000, help="KiB that each takes when it is unpacked")
     options = parser.parse_args()
-    options.chosen = options.only.split(",") if options.only else every
+    by_default = [name for name in every if name not in workloads.ASKED_FOR]
+    options.chosen = options.only.split(",") if options.only else by_default
     if unknown := set(options.chosen) - set(every):
         parser.error(f"--only {','.join(sorted(unknown))}: there are {', '.join(every)}")
     return options
@@ -327,8 +364,8 @@ def main() -> int:
             sites(crawled, options.rounds, tools, workloads.Settings(**of_corpus), keep)
         for name in EXTRAS:
             if name in options.chosen:
-                of_frontier = {option: getattr(options, option) for option in ("parts", "known", "watched")}
-                keep(measured := {name: EXTRAS[name](**(of_frontier if name == "frontier" else {}))})
+                given = {option: getattr(options, option) for option in OPTIONS.get(name, ())}
+                keep(measured := {name: EXTRAS[name](**given)})
                 print(json.dumps(measured), flush=True)
         results = json.loads(kept.read_text())
         if not options.keep:

@@ -17,6 +17,8 @@ class Workload(NamedTuple):
     pages: int
     """That links lead to: counted or reckoned by what shares no code with any contestant."""
     contestants: tuple[str, ...] = ("embedded", "system")
+    urls: tuple[str, ...] = ()
+    """Each of these pages, where a crawl is to be compared with them one by one."""
 
 
 class Settings(NamedTuple):
@@ -28,6 +30,8 @@ class Settings(NamedTuple):
     corpus_least: int
     corpus_most: int
     corpus_size: int
+    large_least: int
+    large_installed: int
 
 
 def documentation(names: str = stage.CRAWLED, scheme: str = "http") -> Workload:
@@ -72,6 +76,14 @@ def drawn(settings: Settings) -> Workload:
     return Workload(title, seeds, sum(site.pages for site in sites), ("scrapy", "embedded", "system"))
 
 
+def large_sites(settings: Settings) -> Workload:
+    """Three large documentation packages drawn by lot, on one host."""
+    host, sites, urls = corpus.draw_large(settings.corpus_seed, settings.large_least, settings.large_installed)
+    names = ", ".join(f"{site.package} ({site.pages:,} pages)" for site in sites)
+    title = f"on one host, drawn by seed {settings.corpus_seed}: {names}"
+    return Workload(title, [f"http://{host}/"], len(urls), urls=tuple(urls))
+
+
 WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "one": one,
     "small": small,
@@ -81,6 +93,9 @@ WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
     "https": lambda _: documentation(stage.CRAWLED[:2], "https"),
     "hosts": hosts,
     "corpus": drawn,
+    "sites": large_sites,
 }
-ONCE = ("large",)
+ONCE = ("large", "sites")
 """Large enough for one round."""
+ASKED_FOR = ("sites",)
+"""Crawled only when it is named: its packages take an hour to fetch and to walk."""

@@ -136,8 +136,9 @@ def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]
 
 
 def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
-    """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Reads all of `jobs`, and
-    for each that runs one entry of index host_queues_due_by_job: what a paused job has due costs nothing."""
+    """The running jobs by job_id, with what of them is due, up to `limit` host queues each. Indexes jobs_finished
+    and jobs_began, and for each that runs one entry of host_queues_due_by_job: what a paused job has due costs
+    nothing, and neither do jobs that have ended."""
     sharers = {}
     ledger.wake_at = math.inf
     for row in ledger.run(tx, _running, None, ledger.caps.on).all():
@@ -166,7 +167,7 @@ def _running(_: Ledger, capped: bool) -> sa.Select[Any]:
             first_due.scalar_subquery().label("first_due"),
             *([machines.first_due().label("wake_at")] if capped else ()),
         )
-        .where(jobs.c.state == "running", jobs.c.broken.is_(None))
+        .where(jobs.c.finished_at.is_(None), jobs.c.state == "running", jobs.c.broken.is_(None))
         .order_by(jobs.c.job_id)
     )
 

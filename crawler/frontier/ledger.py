@@ -29,6 +29,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -38,6 +39,7 @@ from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from crawler.frontier import request_log
 from crawler.frontier.caps import NO_CAPS, Caps
 from crawler.frontier.schema import COUNTS, OUTDATED_INDEXES, STATES, host_queues, job_counts, metadata
 from crawler.job import Job
@@ -75,7 +77,7 @@ class Ledger:
         return cls(engine, caps)
 
     def create(self) -> bool:
-        """Create what is missing of the schema: tables, indexes, columns. True if anything was.
+        """Create what is missing of the schema: tables, indexes, columns, partitions. True if anything was.
 
         Between releases the schema only grows, by columns that may be null or have a default: so the release before can
         go on with it while hosts are upgraded one by one, and after a rollback.
@@ -101,9 +103,10 @@ class Ledger:
                 for index in table.indexes:
                     index.create(tx, checkfirst=True)
             after = sa.inspect(tx)
-            return known != {
+            grown = known != {
                 name: {column["name"] for column in after.get_columns(name)} for name in after.get_table_names()
             }
+        return request_log.create(self.engine, time.time()) or grown
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:

@@ -38,6 +38,12 @@ jobs = sa.Table(
     sa.Column("broken", sa.Text),  # why this release cannot read the row; such a job waits, no other job does
     *_turns(),
 )
+# Jobs that have ended, however many, are read by nothing that is done each second.
+sa.Index("jobs_finished", jobs.c.finished_at)
+sa.Index("jobs_began", jobs.c.began)
+# What says so of a job, in spec_of's words; in a text of the job's own it does no harm.
+VISITED_AGAIN = sa.and_(jobs.c.state == "done", jobs.c.spec.like(sa.literal_column("'%\"recrawl\":%'")))
+sa.Index("jobs_visited_again", jobs.c.job_id, postgresql_where=VISITED_AGAIN, sqlite_where=VISITED_AGAIN)
 
 seedings = sa.Table(
     "seedings",  # one row per piece of a seeding that has arrived
@@ -204,9 +210,12 @@ hosts = sa.Table(
     sa.Column("address", sa.Text),  # of its server; null: not looked up, or not found
     sa.Column("looked_up_at", sa.Float(53)),
     sa.Column("look_up_at", sa.Float(53)),  # null: nobody needs its address, or it is known
+    sa.Column("left_at", sa.Float(53)),  # a job that wanted it was deleted: `tidy` looks, in time, whether any does
 )
 _to_look_up = hosts.c.look_up_at.is_not(None)
 sa.Index("hosts_to_look_up", hosts.c.look_up_at, postgresql_where=_to_look_up, sqlite_where=_to_look_up)
+_left = hosts.c.left_at.is_not(None)
+sa.Index("hosts_left", hosts.c.left_at, postgresql_where=_left, sqlite_where=_left)
 _blocked = hosts.c.blocked_at.is_not(None)
 sa.Index("hosts_blocked", hosts.c.host, postgresql_where=_blocked, sqlite_where=_blocked)
 _given_up = hosts.c.given_up_at.is_not(None)
@@ -242,10 +251,10 @@ waiting_hosts = sa.Table(
 sa.Index("waiting_hosts_in_turn", waiting_hosts.c.machine, waiting_hosts.c.since)
 
 requests = sa.Table(
-    "requests",  # every request made, for the site's owner and for `crawler explain`
+    "requests",  # every request made, for the site's owner and for `crawler explain`; see request_log.py
     metadata,
     sa.Column("host", sa.Text, primary_key=True),
-    sa.Column("at", sa.Float(53), primary_key=True, index=True),
+    sa.Column("at", sa.Float(53), primary_key=True),
     sa.Column("url", sa.Text, primary_key=True),
     sa.Column("job_id", sa.Integer, nullable=False),
     sa.Column("status", sa.Integer),  # null: no usable answer
@@ -253,7 +262,11 @@ requests = sa.Table(
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("worker", sa.Text, nullable=False),
     sa.Column("release", sa.Text, nullable=False),
+    postgresql_partition_by="RANGE (at)",
 )
+# On PostgreSQL each partition has indexes of its own.
+requests.primary_key.ddl_if(dialect="sqlite")
+sa.Index("ix_requests_at", requests.c.at).ddl_if(dialect="sqlite")
 
 workers = sa.Table(
     "workers",

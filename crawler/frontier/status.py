@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import moves
+from crawler.frontier import moves, request_log
 from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.schema import (
     SHOWN,
@@ -133,7 +133,8 @@ def _seedings(tx: Connection, job_id: int) -> dict[str, bool]:
 def sample(ledger: Ledger, now: float) -> None:
     """Note how far each running job is, for the rates; forget what is older than an hour."""
     with ledger.transaction() as tx:
-        for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(jobs.c.state == "running")).all():
+        running = sa.and_(jobs.c.state == "running", jobs.c.finished_at.is_(None))
+        for (job_id,) in tx.execute(sa.select(jobs.c.job_id).where(running)).all():
             note_progress(ledger, tx, job_id, moves.totals(tx, job_id)["done"], now)
             tx.execute(progress.delete().where(progress.c.job_id == job_id, progress.c.at < now - 3600))
 
@@ -192,7 +193,8 @@ def explain(ledger: Ledger, url: str) -> list[dict[str, Any]]:
         if not found:
             raise UnknownError(f"{url}: no job has seen this URL. Is it spelled as on the page that links to it?")
         for row in found:
-            asked = sa.and_(requests.c.host == host, requests.c.url == url, requests.c.job_id == row["job_id"])
+            same = request_log.same_url(ledger.engine, url)
+            asked = sa.and_(requests.c.host == host, same, requests.c.job_id == row["job_id"])
             row["requests"] = [
                 dict(request)
                 for request in tx.execute(sa.select(requests).where(asked).order_by(requests.c.at)).mappings()

@@ -198,7 +198,8 @@ def _note(tx: Connection, sweep: Any, number: int, last: tuple[str, str] | None,
 
 def _delete(ledger: Ledger, tx: Connection, sweep: Any, size: int, now: float) -> bool:
     """Delete some of a job: its URLs, then its host queues, at last all else of it but its row, which keeps its number
-    from another job while requests bear it; False after that. By primary keys, each row once."""
+    from another job while requests bear it; False after that. By primary keys, each row once.
+    Locks the hosts, by key."""
     if sweep.text != "hosts":
         keys, last = _window(tx, sweep, size)
         if keys:
@@ -211,6 +212,9 @@ def _delete(ledger: Ledger, tx: Connection, sweep: Any, size: int, now: float) -
     here = sa.and_(queue.job_id == sweep.job_id, queue.host > sweep.last_host)
     names = tx.execute(sa.select(queue.host).where(here).order_by(queue.host).limit(size)).scalars().all()
     if names:
+        to_leave = sa.select(hosts.c.host).where(hosts.c.host.in_(names)).order_by(hosts.c.host).with_for_update()
+        left = hosts.c.host.in_(tx.execute(to_leave).scalars().all())
+        tx.execute(hosts.update().where(left).values(left_at=now))
         tx.execute(host_queues.delete().where(here, queue.host <= names[-1]))
     if len(names) == size:
         _note(tx, sweep, 0, (names[-1], ""))

@@ -15,19 +15,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import lease, machines, moves, politeness, status, sweeps
+from crawler.frontier import lease, machines, moves, politeness, request_log, status, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.links import KEY
 from crawler.frontier.schema import (
     ASKED_FOR,
     COUNTS,
+    VISITED_AGAIN,
     host_queues,
     hosts,
     job_counts,
     jobs,
     leases,
     progress,
-    requests,
     seedings,
     urls,
     workers,
@@ -95,29 +95,51 @@ def tidy(
 
 def _jobs(ledger: Ledger) -> list[Any]:
     """Jobs that run, may run again, or were cancelled and have URLs in the queue (which came back from workers), with
-    their counts. Reads all jobs, and their rows of job_counts."""
+    their counts. Indexes jobs_finished, jobs_visited_again and those of _with_queue: what has ended is not read."""
+    running = sa.select(jobs.c.job_id).where(jobs.c.finished_at.is_(None), jobs.c.state == "running")
+    again = sa.select(jobs.c.job_id).where(VISITED_AGAIN)
+    queues = [_with_queue("queues", sa.not_(host_queues.c.give_up)), _with_queue("to_drop", host_queues.c.give_up)]
+    ended = [
+        sa.select(jobs.c.job_id)
+        .join(queue, queue.c.job_id == jobs.c.job_id)
+        .where(jobs.c.state.in_(("done", "cancelled")))
+        for queue in queues
+    ]
     sums = [sa.func.coalesce(sa.func.sum(job_counts.c[name]), 0).label(name) for name in COUNTS]
-    counted = sa.select(job_counts.c.job_id, *sums).group_by(job_counts.c.job_id).subquery()
-    more = sa.and_(jobs.c.state == "cancelled", counted.c.queued > 0)
-    chosen = (
-        sa.select(jobs, *(sa.func.coalesce(counted.c[name], 0).label(name) for name in COUNTS))
-        .outerjoin(counted, counted.c.job_id == jobs.c.job_id)
-        .where(sa.or_(jobs.c.state.in_(("running", "done")), more))
-        .order_by(jobs.c.job_id)
-    )
     with ledger.transaction() as tx:
-        return list(tx.execute(chosen).all())
+        ids = list(tx.execute(sa.union(running, again, *ended)).scalars())
+        here = job_counts.c.job_id.in_(ids)
+        counted = sa.select(job_counts.c.job_id, *sums).where(here).group_by(job_counts.c.job_id).subquery()
+        chosen = (
+            sa.select(jobs, *(sa.func.coalesce(counted.c[name], 0).label(name) for name in COUNTS))
+            .outerjoin(counted, counted.c.job_id == jobs.c.job_id)
+            .where(jobs.c.job_id.in_(ids))
+            .order_by(jobs.c.job_id)
+        )
+        return list(tx.execute(chosen).all()) if ids else []
+
+
+def _with_queue(name: str, flag: sa.ColumnElement[bool]) -> sa.CTE:
+    """The jobs, by job_id, with anything queued on a host whose flag is as given, and at last a null. One entry for
+    each of index host_queues_due_by_job or host_queues_to_drop."""
+    first = sa.select(sa.func.min(host_queues.c.job_id)).where(host_queues.c.queued > 0, flag)
+    found = sa.select(first.scalar_subquery().label("job_id")).cte(name, recursive=True)
+    after = first.where(host_queues.c.job_id > found.c.job_id).correlate(found).scalar_subquery()
+    return found.union_all(sa.select(after).where(found.c.job_id.is_not(None)))
 
 
 def forget(
     ledger: Ledger, now: float, days: float, seconds: float = SLICE, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Delete what is older than `days`: requests, seedings that arrived whole or were broken off, and workers, of jobs
-    that do not run; and, of jobs that ended an hour ago, samples that no rate is read from, and orders worked off.
-    Bounded as `tidy` is; may be repeated at any time."""
+    """Delete what is older than `days`: requests, hosts that no job has, seedings that arrived whole or were broken
+    off, and workers, of jobs that do not run; and, of jobs that ended an hour ago, samples that no rate is read from,
+    and orders worked off. Make the next days' partitions of the requests. Bounded as `tidy` is; may be repeated at any
+    time."""
     time_left = Slice(seconds, clock)
     before = now - days * 86400
-    time_left.repeat(lambda: _forget_requests(ledger, before))
+    request_log.make_days(ledger.engine, now)
+    time_left.repeat(lambda: request_log.forget_some(ledger.engine, before))
+    time_left.repeat(lambda: _forget_hosts(ledger, before, now))
     with ledger.transaction() as tx:
         machines.forget(tx, now)
         _forget_small(tx, before, now - FORGET_ENDED)
@@ -127,12 +149,30 @@ FORGET_ENDED = 3600.0
 """Seconds for which samples and orders are kept of a job that has ended."""
 
 
-def _forget_requests(ledger: Ledger, before: float) -> int:
-    """Delete the oldest requests made before a time; returns how many. Index on requests.at; nobody else locks them."""
+def _forget_hosts(ledger: Ledger, before: float, now: float) -> int:
+    """Forget hosts that a deleted job left before a time, no job has, and nothing is to be remembered of: blocks, rests
+    and hosts given up are. Returns how many were looked at and are not left any more. Index hosts_left.
+
+    A recorder that counts a host as known, and has not committed its queue yet, holds a lock on the table that this
+    waits for; and those who come wait for this.
+    """
+    matters = sa.or_(hosts.c.blocked_at.is_not(None), hosts.c.next_due > now, politeness.given_up(now))
+    quiet = sa.and_(hosts.c.left_at < before, sa.not_(sa.func.coalesce(matters, sa.false())))
+    left = sa.select(hosts.c.host).where(quiet).order_by(hosts.c.left_at).limit(HOSTS)
     with ledger.transaction() as tx:
-        old = sa.select(requests.c.at).where(requests.c.at < before).order_by(requests.c.at).limit(URLS).subquery()
-        last = tx.execute(sa.select(sa.func.max(old.c.at))).scalar_one()
-        return 0 if last is None else int(tx.execute(requests.delete().where(requests.c.at <= last)).rowcount)
+        if not tx.execute(sa.select(left.exists())).scalar_one():
+            return 0
+
+    def forget_these(tx: Connection) -> int:
+        if ledger.postgresql:
+            tx.execute(sa.text("LOCK TABLE hosts IN SHARE ROW EXCLUSIVE MODE"))
+        names = tx.execute(left).scalars().all()
+        wanted = sa.exists().where(host_queues.c.host == hosts.c.host)
+        tx.execute(hosts.delete().where(hosts.c.host.in_(names), sa.not_(wanted)))
+        tx.execute(hosts.update().where(hosts.c.host.in_(names)).values(left_at=None))
+        return len(names)
+
+    return request_log.attempt(ledger.engine, forget_these) or 0
 
 
 def _forget_small(tx: Connection, before: float, ended_before: float) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 
 from crawler import urls
-from crawler.frontier import orders, schema, status, sweeps, tidy
+from crawler.frontier import orders, request_log, schema, status, sweeps, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -406,7 +406,7 @@ def rows(ledger: Ledger, table: sa.Table) -> int:
 
 def test_requests_are_forgotten_after_their_days(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     crawled(ledger)  # asked at 1 and at 3
-    monkeypatch.setattr(tidy, "URLS", 1)
+    monkeypatch.setattr(request_log, "CHUNK", 1)
     tidy.forget(ledger, 90 * DAY + 1, days=90, seconds=60)
     assert rows(ledger, requests) == 2
     tidy.forget(ledger, 90 * DAY + 3, days=90, seconds=60)
@@ -419,7 +419,7 @@ def test_requests_are_forgotten_after_their_days(ledger: Ledger, monkeypatch: py
 
 def test_a_call_forgets_no_more_than_there_is_time_for(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     crawled(ledger)
-    monkeypatch.setattr(tidy, "URLS", 1)
+    monkeypatch.setattr(request_log, "CHUNK", 1)
     tidy.forget(ledger, 1e9, days=90, seconds=0)
     assert rows(ledger, requests) == 1
 
@@ -443,6 +443,45 @@ def test_what_ended_long_ago_is_forgotten_and_what_runs_is_not(ledger: Ledger) -
     assert rows(ledger, schema.jobs) == 1
     tidy.forget(ledger, 90 * DAY + 104, days=90)
     assert [rows(ledger, table) for table in (*small, schema.jobs)] == [0] * 5
+
+
+def test_hosts_that_no_job_has_are_forgotten(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not one that is blocked, and not one that another job came to meanwhile."""
+
+    def hosts() -> set[str]:
+        with ledger.transaction() as tx:
+            return set(tx.execute(sa.select(schema.hosts.c.host)).scalars())
+
+    monkeypatch.setattr(tidy, "HOSTS", 1)
+    admit(ledger, on_hosts("abcd"), now=0)
+    orders.block(ledger, "b.test", now=1)
+    orders.set_state(ledger, "j", "cancelled", now=2)
+    orders.delete(ledger, "j", now=3)
+    admit(ledger, on_hosts("c", name="other"), now=4)
+    tidy.forget(ledger, 90 * DAY, days=90, seconds=60)
+    assert hosts() == {"a.test", "b.test", "c.test", "d.test"}
+    tidy.forget(ledger, 90 * DAY + 4, days=90, seconds=60)
+    assert hosts() == {"b.test", "c.test"}
+    orders.unblock(ledger, "b.test", now=90 * DAY + 5)
+    tidy.forget(ledger, 90 * DAY + 6, days=90, seconds=60)
+    assert hosts() == {"c.test"}
+    assert [batch.host for batch in lease(ledger, 9, now=90 * DAY + 7)] == ["c.test"]
+
+
+def test_jobs_that_ended_are_not_read(ledger: Ledger) -> None:
+    """Those that run again by themselves are, and those to which URLs came back."""
+    admit(ledger, on_hosts("b", name="back"), now=0)
+    (batch,) = lease(ledger, 9, now=0)
+    for name, options in (("ended", {}), ("running", {}), ("again", {"recrawl": 100}), ("gone", {})):
+        admit(ledger, on_hosts("a", name=name, **options), now=1)
+    for name in ("ended", "again", "back", "gone"):
+        orders.set_state(ledger, name, "cancelled", now=2)
+    with ledger.transaction() as tx:
+        done = schema.jobs.c.name.in_(("ended", "again"))
+        tx.execute(schema.jobs.update().where(done).values(state="done"))
+    assert {row.name for row in tidy._jobs(ledger)} == {"running", "again"}
+    record(ledger, [report(batch, results=[], unfetched=[target.url for target in batch.targets])], now=4)
+    assert {row.name for row in tidy._jobs(ledger)} == {"running", "again", "back"}
 
 
 # --- limits and turns -------------------------------------------------------------------------------------------------
