@@ -14,7 +14,7 @@ import functools
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 
 from crawler import limits
 from crawler import urls as url_rules
-from crawler.frontier import moves, politeness
+from crawler.frontier import budgets, moves, politeness, sweeps, traps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.job import Job
@@ -56,6 +56,10 @@ class _Sharer:
     """URLs that have not been pages before which `max_pages` still allows to be leased."""
     due: list[Any]
     """Its host queues that are due, the longest-waiting last."""
+    trapped: bool
+    """Whether it may have closed sections."""
+    domains: dict[str, budgets.Use] = field(default_factory=dict)
+    """What is used of the budgets of domains, in a job that has max_pages_per_domain."""
 
 
 @dataclass
@@ -125,7 +129,7 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
     stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
     rows = tx.execute(
         sa.select(
-            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
+            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended", "trapped")),
             stands_at.label("stands_at"),
             first_due.scalar_subquery().label("first_due"),
         )
@@ -138,12 +142,20 @@ def _sharers(tx: Connection, limit: int, now: float) -> dict[int, _Sharer]:
             job = job_of(row.spec, row.prefixes)
         except UnreadableJobError:
             continue
+        if (job.max_pages_per_domain or job.max_pages_per_prefix) and _is_being_counted(tx, row.job_id):
+            continue
         room, has_due = UNLIMITED, row.first_due is not None and row.first_due <= now
         if job.max_pages is not None:
             room = job.max_pages - _spent(moves.totals(tx, row.job_id))
         due = list(reversed(_due(tx, row.job_id, limit, now))) if has_due else []
-        sharers[row.job_id] = _Sharer(row.job_id, job, max(row.ended, row.stands_at or 0.0), room, due)
+        ended = max(row.ended, row.stands_at or 0.0)
+        sharers[row.job_id] = _Sharer(row.job_id, job, ended, room, due, bool(row.trapped))
     return sharers
+
+
+def _is_being_counted(tx: Connection, job_id: int) -> bool:
+    """Whether it is not known yet what is used of a job's budgets. Index sweeps_unfinished."""
+    return bool(tx.execute(sa.select(sweeps.unfinished(job_id, sweeps.COUNT))).scalar_one())
 
 
 def _spent(counts: Any) -> int:
@@ -196,6 +208,7 @@ def _hosts_to_lease(
     for row in _wanting(ledger, tx, {host for _, host in picked}, now):
         if row.job_id in sharers:
             of_host[row.host].append(row)
+    _note_domains(ledger, tx, sharers, of_host)
     chosen: list[_Chosen] = []
     later: dict[Key, tuple[float, float]] = {}
     give_up: list[Key] = []
@@ -203,7 +216,7 @@ def _hosts_to_lease(
         wanting = []
         for row in of_host[host]:
             sharer = sharers[row.job_id]
-            full = _is_full(sharer.job, row) and row.queued > row.again
+            full = _is_full(sharer, row) and row.queued > row.again
             if full or row.dead or row.blocked_at is not None:
                 give_up.append((row.job_id, host))
             elif _room(sharer, row) <= 0 and not row.again:
@@ -268,14 +281,36 @@ def _size(job: Job) -> int:
 
 def _room(sharer: _Sharer, row: Any) -> int:
     """How many URLs that have not been pages before the job's limits allow to be leased of a host now."""
-    if sharer.job.max_pages_per_host is None:
-        return sharer.room
-    return min(sharer.room, sharer.job.max_pages_per_host - _spent(row._mapping))
+    room = sharer.room
+    if sharer.job.max_pages_per_host is not None:
+        room = min(room, sharer.job.max_pages_per_host - _spent(row._mapping))
+    if sharer.job.max_pages_per_domain is not None:
+        use = sharer.domains.get(url_rules.domain_of(row.host), budgets.Use(0, 0))
+        room = min(room, sharer.job.max_pages_per_domain - use.pages - use.leased)
+    return room
 
 
-def _is_full(job: Job, row: Any) -> bool:
-    """Whether a host has given all the pages that the job wants of it."""
-    return job.max_pages_per_host is not None and row.done + row.again >= job.max_pages_per_host
+def _is_full(sharer: _Sharer, row: Any) -> bool:
+    """Whether a host, or its domain, has given all the pages that the job wants of it."""
+    job = sharer.job
+    if job.max_pages_per_host is not None and row.done + row.again >= job.max_pages_per_host:
+        return True
+    if job.max_pages_per_domain is None:
+        return False
+    return sharer.domains.get(url_rules.domain_of(row.host), budgets.Use(0, 0)).pages >= job.max_pages_per_domain
+
+
+def _note_domains(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], of_host: dict[str, list[Any]]) -> None:
+    """Read what is used of the budgets of the hosts' domains. One statement, if a job has such budgets; only the
+    scheduler leases, and what recorders finish meanwhile stays within what is used."""
+    wanted = {
+        (row.job_id, url_rules.domain_of(host))
+        for host, rows in of_host.items()
+        for row in rows
+        if sharers[row.job_id].job.max_pages_per_domain is not None
+    }
+    for (job_id, domain), use in budgets.used(ledger, tx, wanted).items():
+        sharers[job_id].domains[domain] = use
 
 
 def _look_again(ledger: Ledger, tx: Connection, later: dict[Key, tuple[float, float]]) -> None:
@@ -317,10 +352,13 @@ def _choose_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: flo
     of_each: dict[Key, list[Any]] = defaultdict(list)
     for row in _next_urls(ledger, tx, chosen):
         of_each[row.job_id, row.host].append(row)
+    rooms = _keep_out(ledger, tx, chosen, of_each, now)
     for one in chosen:
         rows = of_each[one.row.job_id, one.row.host]
         rows.sort(key=lambda row: (row.turn, row.depth, row.attempts, row.discovered_at))
         room = max(_room(one.sharer, one.row), 0)
+        if one.sharer.job.max_pages_per_prefix:
+            rows = [row for row in rows if row.was_done or rooms.take(row.job_id, row.url)]
         rows = rows[: one.size]
         if room < one.size:
             new = [row.url for row in rows if not row.was_done]
@@ -332,6 +370,52 @@ def _choose_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: flo
             rows = [row for row in rows if row.depth == rows[0].depth]
         one.targets = [row for row in rows if row.expiries < SUSPICIOUS] or list(rows[:1])
         one.sharer.room -= len(one.targets)
+        if one.sharer.job.max_pages_per_domain is not None:
+            domain = url_rules.domain_of(one.row.host)
+            use = one.sharer.domains.get(domain, budgets.Use(0, 0))
+            one.sharer.domains[domain] = use._replace(leased=use.leased + len(one.targets))
+
+
+def _keep_out(
+    ledger: Ledger, tx: Connection, chosen: list[_Chosen], of_each: dict[Key, list[Any]], now: float
+) -> budgets.Rooms:
+    """Exclude those of the hosts' next URLs that a full budget or a closed section keeps out, and leave what else is
+    queued of these to a sweep; returns the room below prefixes. No statement where no job has such budgets or sections.
+    """
+    parts: dict[int, budgets.Part] = {}
+    for one in chosen:
+        part = parts.setdefault(one.row.job_id, budgets.Part(one.sharer.job, one.sharer.trapped))
+        part.hosts.add(one.row.host)
+    parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
+    described = {job_id: part.job for job_id, part in parts.items() if part.job.max_pages_per_prefix}
+    busy = [(one.row.job_id, one.row.host) for one in chosen if one.row.under_way and one.row.job_id in described]
+    leased = budgets.leased_below(ledger, tx, busy, described)
+    budgets.read(ledger, tx, parts)
+    refused: list[dict[str, Any]] = []
+    rest: set[tuple[int, str, str, str]] = set()
+    for one in chosen:
+        if one.row.job_id not in parts:
+            continue
+        part, key = parts[one.row.job_id], (one.row.job_id, one.row.host)
+        left = []
+        for row in of_each[key]:
+            refusal = None if row.was_done else part.refusal(row.url, row.seed)
+            if refusal is None:
+                left.append(row)
+                continue
+            why = {"state": "excluded", "cause": str(refusal.cause), "reason": refusal.reason}
+            refused.append({"job_id": key[0], "host": key[1], "url": row.url, **why})
+            if refusal.within is not None and one.row.queued > len(of_each[key]):
+                kind = sweeps.CLOSE if refusal.cause == Cause.TRAP else sweeps.OVER
+                rest.add((*key, kind, refusal.within))
+        of_each[key] = left
+    if refused:
+        these = ledger.given(refused, *(urls.c[name] for name in (*KEY, "url", "state", "cause", "reason")))
+        here = sa.and_(*(urls.c[name] == these.c[name] for name in (*KEY, "url")))
+        moves.drop_queued(ledger, tx, here, these.c.state, these.c.cause, these.c.reason, now)
+    for job_id, host, kind, within in sorted(rest):
+        sweeps.order_once(ledger, tx, job_id, kind, now, host, within)
+    return budgets.Rooms(parts, leased)
 
 
 def _next_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen]) -> Sequence[Any]:
@@ -411,7 +495,14 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         .values(state="leased", lease=of_urls.c.lease, leased_depth=of_urls.c.leased_depth)
     )
     rows = [
-        {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
+        {
+            "lease": one.lease,
+            "job_id": one.row.job_id,
+            "host": one.row.host,
+            "urls": len(one.targets),
+            "watched": one.sharer.job.traps and one.row.done >= traps.WATCH_FROM,
+        }
+        for one in given
     ]
     tx.execute(ledger.insert_rows(leases, rows, deadline=deadline))
     turns = []
@@ -419,14 +510,18 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)
         ended = began + number / one.sharer.job.priority
         key = {"job_id": one.row.job_id, "host": one.row.host}
-        turns.append({**key, "leased": number, "next_due": one.next_due, "began": began, "ended": ended})
-    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, "leased", "next_due", "began", "ended")))
+        domain = url_rules.domain_of(one.row.host) if one.sharer.job.max_pages_per_domain is not None else None
+        columns = {"leased": number, "next_due": one.next_due, "began": began, "ended": ended, "domain": domain}
+        turns.append({**key, **columns})
+    written = ("leased", "next_due", "began", "ended", "domain")
+    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, *written)))
     values = {
         "queued": host_queues.c.queued - new.c.leased,
         "leased": host_queues.c.leased + new.c.leased,
         "next_due": new.c.next_due,
         "began": new.c.began,
         "ended": new.c.ended,
+        "domain": sa.func.coalesce(new.c.domain, host_queues.c.domain),
     }
     tx.execute(host_queues.update().where(_same(new)).values(values))
     moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
@@ -450,10 +545,13 @@ def _nothing_ready(ledger: Ledger, tx: Connection, keys: list[Key], now: float) 
 # --- leases that do not come back -------------------------------------------------------------------------------------
 
 
-def lose(tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, now: float) -> Counter[str]:
-    """Queue the URLs again of leases that will not come back, noting that in `moved`; those lost too often have failed.
-    Returns how many URLs each lease had. Idempotent; index urls_leased. The URLs keep the name of the lease: should its
-    report arrive before another lease begins, it still counts."""
+def lose(
+    tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, now: float, gone: list[tuple[int, str]]
+) -> Counter[str]:
+    """Queue the URLs again of leases that will not come back, noting that in `moved`; those lost too often have failed,
+    and are added to `gone` (job_id, URL) if they were pages before. Returns how many URLs each lease had. Idempotent;
+    index urls_leased. The URLs keep the name of the lease: should its report arrive before another lease begins, it
+    still counts."""
     often = urls.c.expiries + 1 >= MAX_EXPIRIES
     lost = (
         urls.update()
@@ -465,14 +563,15 @@ def lose(tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, 
             fetched_at=sa.case((often, now), else_=urls.c.fetched_at),
             expiries=urls.c.expiries + 1,
         )
-        .returning(urls.c.job_id, urls.c.host, urls.c.lease, urls.c.state, urls.c.was_done)
+        .returning(urls.c.job_id, urls.c.host, urls.c.url, urls.c.lease, urls.c.state, urls.c.was_done)
     )
     number: Counter[str] = Counter()
-    for job_id, host, name, state, was_done in tx.execute(lost):
+    for job_id, host, url, name, state, was_done in tx.execute(lost):
         counts = moved[job_id, host]
         counts["leased"] -= 1
         counts[state] += 1
         number[name] += 1
         if state == "failed":
             counts["again"] -= bool(was_done)
+            gone += [(job_id, url)] if was_done else []
     return number

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import lease, links, moves, politeness, sweeps
+from crawler.frontier import budgets, lease, links, moves, politeness, sweeps, traps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
-from crawler.messages import Report, UrlResult
+from crawler.messages import Cause, Link, Report, UrlResult
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class _OfJob:
 
     job_id: int
     job: Job
+    trapped: bool = False
+    """Whether it may have closed sections."""
 
 
 def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
@@ -53,11 +55,14 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         taken_in = _finish_urls(ledger, tx, reports, of_job, _opened(ledger, tx, named), found, now)
         back = taken_in.back
         if lost := [report.lease for report in reports if report.redelivered]:
-            back.update(lease.lose(tx, lost, "its worker was lost", found, now))
+            back.update(lease.lose(tx, lost, "its worker was lost", found, now, taken_in.gone))
+        parts = _parts(ledger, tx, of_job.values(), met)
         for known in of_job.values():
             of_this = [link for job_id, _, link in met if job_id == known.job_id]
+            if known.job_id in parts:
+                of_this = budgets.keep_out(parts[known.job_id], of_this)
             links.insert(ledger, tx, known.job_id, known.job, of_this, found, now)
-        held = _end_leases(tx, reports, back, found, now)
+        held, watched = _end_leases(tx, reports, taken_in, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
         moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now)
@@ -69,6 +74,7 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         limited = {key: most[key[0]] for key in found if most[key[0]] is not None}
         politeness.flag_unwanted(ledger, tx, limited)
         _log_requests(ledger, tx, reports, of_job)
+        ordered += _close(ledger, tx, of_job.values(), taken_in, watched, now)
         _credit(ledger, tx, taken_in.pages, now)
     for sweep_id in ordered:
         sweeps.work(ledger, now, sweep_id)  # a chunk, which is all of a small job; `tidy` does the rest
@@ -80,14 +86,14 @@ def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> 
     results by the default rules: they are fetched. By the unique index on jobs.name."""
     names = sorted({report.job for report in reports})
     rows = tx.execute(
-        sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec, jobs.c.prefixes)
+        sa.select(*(jobs.c[name] for name in ("job_id", "name", "spec", "prefixes", "trapped")))
         .where(jobs.c.name.in_(names))
         .order_by(jobs.c.job_id)
     ).all()
     known, ordered = {}, []
     for row in rows:
         try:
-            known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes))
+            known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes), bool(row.trapped))
         except UnreadableJobError:
             known[row.name] = _OfJob(row.job_id, Job(name=row.name))
         else:
@@ -114,6 +120,42 @@ def _widen(ledger: Ledger, tx: Connection, of_job: _OfJob, reports: list[Report]
     return [sweeps.order(ledger, tx, of_job.job_id, sweeps.JUDGE, now)]
 
 
+def _parts(
+    ledger: Ledger, tx: Connection, of_job: Iterable[_OfJob], met: list[tuple[int, Job, Link]]
+) -> dict[int, budgets.Part]:
+    """What jobs take no more of on the hosts of links, by job_id; only of jobs that have budgets or closed sections."""
+    parts = {known.job_id: budgets.Part(known.job, known.trapped) for known in of_job}
+    parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
+    for job_id, _, link in met if parts else ():
+        if job_id in parts:
+            parts[job_id].hosts.add(url_rules.host_of(link.url))
+    budgets.read(ledger, tx, parts)
+    return parts
+
+
+def _close(
+    ledger: Ledger, tx: Connection, of_job: Iterable[_OfJob], taken_in: _TakenIn, watched: frozenset[str], now: float
+) -> list[int]:
+    """Count the pages for budgets, and look at those of watched leases for traps; returns the sweeps that exclude what
+    is queued of what is closed by that. A statement or two for each of the two, if there is anything to count."""
+    described = {known.job_id: known.job for known in of_job}
+    for job_id, url in taken_in.gone:
+        taken_in.below.subtract((job_id, prefix) for prefix in described[job_id].budgets(url))
+    closings = [
+        (job_id, sweeps.OVER, url_rules.host_of(prefix), prefix)
+        for job_id, prefix in budgets.note(ledger, tx, taken_in.below, described)
+    ]
+    by_host: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
+    for (name, job_id, host), pages in taken_in.fetched.items():
+        if name in watched:
+            by_host[job_id, host] += pages
+    closings += [(job_id, sweeps.CLOSE, host, section) for job_id, host, section in traps.observe(ledger, tx, by_host)]
+    ordered = []
+    for job_id, kind, host, text in closings:
+        ordered += sweeps.order_once(ledger, tx, job_id, kind, now, host, text)
+    return ordered
+
+
 def _folder(url: str) -> str:
     """A normalised URL up to its last slash, without the query."""
     return url.partition("?")[0].rpartition("/")[0] + "/"
@@ -132,6 +174,12 @@ class _TakenIn:
     """URLs that are leased no longer, by lease."""
     wakes: dict[tuple[int, str], float]
     """When the first of those to be retried is due, by job_id and host."""
+    below: budgets.Changes
+    """Pages more, or fewer, below the prefixes that have a budget."""
+    gone: list[tuple[int, str]]
+    """URLs, by job_id, that were pages before, and failed as their leases were lost."""
+    fetched: dict[tuple[str, int, str], list[tuple[str, str]]]
+    """First visits (URL, digest), by lease, job_id and host, of jobs that look for traps."""
 
 
 def _finish_urls(
@@ -148,7 +196,7 @@ def _finish_urls(
     no_body: list[dict[str, Any]] = []
     retried: list[dict[str, Any]] = []
     returned: list[dict[str, Any]] = []
-    taken_in = _TakenIn(Counter(), Counter(), {})
+    taken_in = _TakenIn(Counter(), Counter(), {}, Counter(), [], defaultdict(list))
     for report in reports:
         known = of_job[report.job]
         job, key = known.job, (known.job_id, report.host)
@@ -164,16 +212,19 @@ def _finish_urls(
             lease: str = report.lease,
             moved: Counter[str] = moved,
             common: dict[str, Any] = common,
+            job: Job = job,
             **columns: Any,
         ) -> None:
             row = opened.pop((lease, url))
             in_queue = state == "queued"
             moved.update({row.state: -1, "again": (in_queue and was_done) - row.was_done})
+            if job.max_pages_per_prefix and (more := (state == "done" or (in_queue and was_done)) - row.was_done):
+                taken_in.below.update({(common["job_id"], prefix): more for prefix in job.budgets(url)})
             moved[state] += 1
             taken_in.back[lease] += row.state == "leased"
             rows.append({**common, "url": url, "state": state, "was_done": in_queue and was_done, **columns})
 
-        limited = job.max_pages is not None or job.max_pages_per_host is not None
+        limited, of_lease = job.limited, (report.lease, *key)
         for page in report.results:
             row = opened.get((report.lease, page.url))
             # A late result of a URL that is back in the queue could be one page more than a limit allows.
@@ -181,6 +232,8 @@ def _finish_urls(
                 continue
             done = page.state == "done"
             taken_in.pages[known.job_id, report.worker] += done
+            if done and page.digest and job.traps and not row.was_done and page.cause != Cause.UNCHANGED:
+                taken_in.fetched[of_lease].append((page.url, page.digest))
             result = page.model_dump(exclude={"url", "state"})
             if result["fields"] is not None:
                 result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
@@ -265,17 +318,19 @@ def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: t
 
 
 def _end_leases(
-    tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
-) -> frozenset[str]:
-    """End the reports' leases; returns those that were still in force. What a report forgot to name is queued again, or
-    would stay leased for ever. By primary key; a second time there is none."""
+    tx: Connection, reports: list[Report], taken_in: _TakenIn, found: moves.Moves, now: float
+) -> tuple[frozenset[str], frozenset[str]]:
+    """End the reports' leases; returns those that were still in force, and of these the ones of watched hosts. What a
+    report forgot to name is queued again, or would stay leased for ever. By primary key; a second time there is none.
+    """
     names = sorted({report.lease for report in reports} - {""})
     if not names:
-        return frozenset()
-    ended = tx.execute(leases.delete().where(leases.c.lease.in_(names)).returning(leases.c.lease, leases.c.urls)).all()
-    if forgotten := [row.lease for row in ended if row.urls != back[row.lease]]:
-        lease.lose(tx, forgotten, "its worker did not report it", found, now)
-    return frozenset(row.lease for row in ended)
+        return frozenset(), frozenset()
+    columns = (leases.c[name] for name in ("lease", "urls", "watched"))
+    ended = tx.execute(leases.delete().where(leases.c.lease.in_(names)).returning(*columns)).all()
+    if forgotten := [row.lease for row in ended if row.urls != taken_in.back[row.lease]]:
+        lease.lose(tx, forgotten, "its worker did not report it", found, now, taken_in.gone)
+    return frozenset(row.lease for row in ended), frozenset(row.lease for row in ended if row.watched)
 
 
 def _note_wakes(ledger: Ledger, tx: Connection, wakes: dict[tuple[int, str], float]) -> None:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import moves
+from crawler.frontier import moves, traps
 from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.schema import (
     SHOWN,
@@ -34,7 +34,8 @@ class UnknownError(LookupError):
 
 SEEDINGS = 20
 """Seedings of a job that a snapshot names: the newest."""
-
+CLOSED = 20
+"""Hosts whose closed sections a snapshot names."""
 
 RATE_SECONDS = 60.0
 """Seconds of running over which a rate is taken."""
@@ -49,7 +50,8 @@ def snapshots(
     "counts" are those of the job, and hold "discovered", which is counted where URLs are inserted, beside the states,
     which must be its sum. `recount` adds what must be equal to them: "by_host", the sums of the counts of its hosts,
     and "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has arrived;
-    "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
+    "waiting", how many queued URLs wait for another attempt; "closed", which sections are traps, on CLOSED hosts at most;
+    "broken", why the job's row cannot be read.
     """
     with ledger.snapshot() as tx:
         chosen = tx.execute(
@@ -82,6 +84,10 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
         "next_attempt_at": _first_wake(tx, row.job_id) if waiting else None,
         "rate": _rate(tx, row.job_id, row.finished_at or now, counts["done"]),
         "seedings": _seedings(tx, row.job_id),
+        "closed": [
+            {"host": host, "section": section, "reason": reason}
+            for host, section, reason in (traps.of_job(tx, row.job_id, CLOSED) if row.trapped else ())
+        ],
         "sites": [
             {"host": site.host, **{name: getattr(site, name) for name in ("discovered", *STATES)}}
             for site in _largest(tx, row.job_id, sites)

@@ -14,7 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import lease, moves, politeness, status, sweeps
+from crawler import urls as url_rules
+from crawler.frontier import budgets, lease, moves, politeness, status, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.links import KEY
 from crawler.frontier.schema import (
@@ -185,10 +186,12 @@ def _expire(ledger: Ledger, tx: Connection, now: float) -> int:
         return 0
     lost = moves.none_yet()
     names = [row.lease for row in expired]
-    lease.lose(tx, names, "lease expired", lost, now)
+    gone: list[tuple[int, str]] = []
+    lease.lose(tx, names, "lease expired", lost, now, gone)
     tx.execute(leases.delete().where(leases.c.lease.in_(names)))
     moves.apply(ledger, tx, lost, now)
     politeness.make_due(ledger, tx, {row.host: now for row in expired}, now)
+    budgets.note_gone(ledger, tx, gone)
     return len(expired)
 
 
@@ -293,7 +296,12 @@ def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: fl
     is not, clear the flag. Index host_queues_to_drop."""
     full = sa.false() if job.max_pages_per_host is None else _full(job.max_pages_per_host)
     flagged = tx.execute(
-        sa.select(host_queues.c.host, host_queues.c.discovered, sa.case((full, 1), else_=0).label("full"))
+        sa.select(
+            host_queues.c.host,
+            host_queues.c.discovered,
+            (host_queues.c.queued - host_queues.c.again).label("new"),
+            sa.case((full, 1), else_=0).label("full"),
+        )
         .where(
             host_queues.c.job_id == job_id, host_queues.c.queued > 0, host_queues.c.give_up, sa.not_(sweeps.of_queue())
         )
@@ -305,6 +313,8 @@ def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: fl
     dead = sa.case((politeness.given_up(now), 1), else_=0).label("dead")
     asked = sa.select(hosts.c.host, hosts.c.failure, hosts.c.blocked_at, dead)
     known = {host.host: host for host in tx.execute(asked.where(hosts.c.host.in_([row.host for row in flagged])))}
+    part = budgets.Part(job, False, {row.host for row in flagged})
+    budgets.read(ledger, tx, {job_id: part})
     unwanted: list[tuple[Any, str, str | None]] = []
     wanted = []
     for row in flagged:
@@ -315,6 +325,8 @@ def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: fl
             unwanted.append((row, "give_up", f"host given up: {host.failure}"))
         elif row.full:
             unwanted.append((row, "full", None))
+        elif row.new > 0 and url_rules.domain_of(row.host) in part.full_domains:
+            unwanted.append((row, "full domain", None))
         else:
             wanted.append(row.host)
     number = _drop_of(ledger, tx, job_id, unwanted, now)

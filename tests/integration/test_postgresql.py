@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from budget_promises import *  # noqa: F403
 from conservation_promises import *  # noqa: F403
 from depth_promises import *  # noqa: F403
 from failure_promises import *  # noqa: F403
