@@ -50,8 +50,8 @@ def snapshots(
     "counts" are those of the job, and hold "discovered", which is counted where URLs are inserted, beside the states,
     which must be its sum. `recount` adds what must be equal to them: "by_host", the sums of the counts of its hosts,
     and "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has arrived;
-    "waiting", how many queued URLs wait for another attempt; "closed", which sections are traps, on CLOSED hosts at most;
-    "broken", why the job's row cannot be read.
+    "waiting", how many queued URLs wait for another attempt; "closed", which sections are traps (on CLOSED hosts at
+    most); "broken", why the job's row cannot be read.
     """
     with ledger.snapshot() as tx:
         chosen = tx.execute(

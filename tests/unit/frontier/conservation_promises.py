@@ -205,12 +205,8 @@ class Crawl:
         of_jobs = sa.select(jobs).where(jobs.c.state != "deleted", sa.not_(sweeps.unfinished(jobs.c.job_id, "count")))
         for row in connection.execute(of_jobs).all():
             job = job_of(row.spec)
-            noted = {
-                prefix: pages
-                for prefix, pages in connection.execute(
-                    sa.select(budgets.c.prefix, budgets.c.pages).where(budgets.c.job_id == row.job_id)
-                )
-            }
+            chosen = sa.select(budgets.c.prefix, budgets.c.pages).where(budgets.c.job_id == row.job_id)
+            noted = {found.prefix: found.pages for found in connection.execute(chosen)}
             is_page = sa.or_(urls.c.state == "done", sa.and_(urls.c.was_done, urls.c.state.in_(("queued", "leased"))))
             pages = (
                 connection.execute(sa.select(urls.c.url).where(urls.c.job_id == row.job_id, is_page)).scalars().all()
