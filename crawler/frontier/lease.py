@@ -382,11 +382,14 @@ def _keep_out(
     """Exclude those of the hosts' next URLs that a full budget or a closed section keeps out, and leave what else is
     queued of these to a sweep; returns the room below prefixes. No statement where no job has such budgets or sections.
     """
-    parts: dict[int, budgets.Part] = {}
-    for one in chosen:
-        part = parts.setdefault(one.row.job_id, budgets.Part(one.sharer.job, one.sharer.trapped))
-        part.hosts.add(one.row.host)
+    sharers = {one.row.job_id: one.sharer for one in chosen}
+    parts = {job_id: budgets.Part(sharer.job, sharer.trapped) for job_id, sharer in sharers.items()}
     parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
+    if not parts:
+        return budgets.Rooms({}, Counter())
+    for one in chosen:
+        if one.row.job_id in parts:
+            parts[one.row.job_id].hosts.add(one.row.host)
     described = {job_id: part.job for job_id, part in parts.items() if part.job.max_pages_per_prefix}
     busy = [(one.row.job_id, one.row.host) for one in chosen if one.row.under_way and one.row.job_id in described]
     leased = budgets.leased_below(ledger, tx, busy, described)
@@ -500,31 +503,40 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
             "job_id": one.row.job_id,
             "host": one.row.host,
             "urls": len(one.targets),
-            "watched": one.sharer.job.traps and one.row.done >= traps.WATCH_FROM,
         }
         for one in given
     ]
+    watched = [one.sharer.job.traps and one.row.done >= traps.WATCH_FROM for one in given]
+    if any(watched):
+        rows = [{**row, "watched": is_watched} for row, is_watched in zip(rows, watched, strict=True)]
     tx.execute(ledger.insert_rows(leases, rows, deadline=deadline))
     turns = []
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
         began, number = max(one.row.ended, one.row.stands_at or 0.0), len(one.targets)
         ended = began + number / one.sharer.job.priority
         key = {"job_id": one.row.job_id, "host": one.row.host}
-        domain = url_rules.domain_of(one.row.host) if one.sharer.job.max_pages_per_domain is not None else None
-        columns = {"leased": number, "next_due": one.next_due, "began": began, "ended": ended, "domain": domain}
-        turns.append({**key, **columns})
-    written = ("leased", "next_due", "began", "ended", "domain")
-    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, *written)))
+        turns.append({**key, "leased": number, "next_due": one.next_due, "began": began, "ended": ended})
+    new = ledger.given(turns, *(host_queues.c[name] for name in (*KEY, "leased", "next_due", "began", "ended")))
     values = {
         "queued": host_queues.c.queued - new.c.leased,
         "leased": host_queues.c.leased + new.c.leased,
         "next_due": new.c.next_due,
         "began": new.c.began,
         "ended": new.c.ended,
-        "domain": sa.func.coalesce(new.c.domain, host_queues.c.domain),
     }
     tx.execute(host_queues.update().where(_same(new)).values(values))
+    _write_domains(ledger, tx, [one for one in given if one.sharer.job.max_pages_per_domain is not None])
     moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
+
+
+def _write_domains(ledger: Ledger, tx: Connection, given: list[_Chosen]) -> None:
+    """Let hosts count against the budgets of their domains (index host_queues_counted). By primary key; idempotent;
+    _take has locked the rows."""
+    if given:
+        keys = sorted((one.row.job_id, one.row.host) for one in given)
+        rows = [{"job_id": job_id, "host": host, "domain": url_rules.domain_of(host)} for job_id, host in keys]
+        new = ledger.given(rows, *(host_queues.c[name] for name in (*KEY, "domain")))
+        tx.execute(host_queues.update().where(_same(new)).values(domain=new.c.domain))
 
 
 def _nothing_ready(ledger: Ledger, tx: Connection, keys: list[Key], now: float) -> None:

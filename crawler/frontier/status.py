@@ -10,11 +10,12 @@ from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
 from crawler.frontier import moves, traps
-from crawler.frontier.ledger import Ledger, job_of
+from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import (
     SHOWN,
     STATES,
     WAITING,
+    budgets,
     host_queues,
     hosts,
     jobs,
@@ -51,7 +52,8 @@ def snapshots(
     which must be its sum. `recount` adds what must be equal to them: "by_host", the sums of the counts of its hosts,
     and "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has arrived;
     "waiting", how many queued URLs wait for another attempt; "closed", which sections are traps (on CLOSED hosts at
-    most); "broken", why the job's row cannot be read.
+    most); "budgets", how many pages each prefix of max_pages_per_prefix has given, and may give; "broken", why the
+    job's row cannot be read.
     """
     with ledger.snapshot() as tx:
         chosen = tx.execute(
@@ -88,6 +90,7 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
             {"host": host, "section": section, "reason": reason}
             for host, section, reason in (traps.of_job(tx, row.job_id, CLOSED) if row.trapped else ())
         ],
+        "budgets": _budgets(tx, row),
         "sites": [
             {"host": site.host, **{name: getattr(site, name) for name in ("discovered", *STATES)}}
             for site in _largest(tx, row.job_id, sites)
@@ -103,6 +106,19 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
             )
         ],
     }
+
+
+def _budgets(tx: Connection, row: Any) -> list[dict[str, Any]]:
+    """What is used of a job's budgets of prefixes. By the job's part of the primary key, if it has such budgets."""
+    try:
+        most = job_of(row.spec, row.prefixes).max_pages_per_prefix
+    except UnreadableJobError:
+        return []
+    if not most:
+        return []
+    chosen = sa.select(budgets.c.prefix, budgets.c.pages).where(budgets.c.job_id == row.job_id)
+    pages = {found.prefix: found.pages for found in tx.execute(chosen)}
+    return [{"prefix": prefix, "pages": pages.get(prefix, 0), "most": number} for prefix, number in most.items()]
 
 
 def _largest(tx: Connection, job_id: int, number: int) -> list[Any]:

@@ -89,6 +89,9 @@ def test_a_prefix_gives_no_more_pages_than_its_budget_and_the_rest_of_the_site_a
     assert causes == {("excluded", Cause.MAX_PAGES_PER_PREFIX)}
     reasons = {row["reason"] for row in status.pages(ledger, "j") if row["state"] == "excluded"}
     assert reasons <= {f"max_pages_per_prefix reached: {FORUM}", f"max_pages_per_prefix reached: {FORUM}1"}
+    (job,) = status.snapshots(ledger, 1)
+    told = [(budget["prefix"], budget["pages"], budget["most"]) for budget in job["budgets"]]
+    assert told == [(FORUM, 60, 60), (FORUM + "1", 5, 5)]
     assert len(reasons) == 2 or number(ledger, "excluded", FORUM + "1") == 6
 
 
