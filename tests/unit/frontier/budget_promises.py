@@ -121,16 +121,20 @@ def test_a_budget_counts_pages_not_attempts(ledger: Ledger) -> None:
 
 
 def test_a_report_twice_and_a_late_one_break_no_budget(ledger: Ledger) -> None:
-    admit_urls(ledger, forum(20), max_pages_per_prefix={FORUM: 10})
-    (old,) = lease(ledger, 1, 0)
-    later = limits.LEASE + 1
+    admit_urls(ledger, ["http://a.test/"], max_pages_per_prefix={FORUM: 10})
+    (batch,) = lease(ledger, 1, 0)
+    record(ledger, [report(batch, links=forum(20))], 1)
+    (old,) = lease(ledger, 1, 2)
+    later = limits.LEASE + 3
     tidy.tidy(ledger, later)
+    nearer = [f"{FORUM}nearer/{page}" for page in range(10)]
+    admit_urls(ledger, nearer, later, "2", max_pages_per_prefix={FORUM: 10})
     (new,) = lease(ledger, 1, later)
-    assert len(old.targets) == len(new.targets) == 10
+    assert (len(old.targets), {target.url for target in new.targets}) == (10, set(nearer))
     record(ledger, [report(old), report(new), report(new)], later + 1)
     record(ledger, [report(old), report(new)], later + 2)
     crawl(ledger, report, later + 2)
-    assert number(ledger, "done") == below_forum(ledger) == 10
+    assert (number(ledger, "done", FORUM), below_forum(ledger)) == (10, 10)
 
 
 def test_links_below_a_full_prefix_are_excluded_as_they_are_met(ledger: Ledger) -> None:
@@ -155,9 +159,9 @@ def test_a_wider_budget_goes_on_from_there(ledger: Ledger) -> None:
 
 
 def test_a_budget_that_comes_later_counts_what_was_there_before(ledger: Ledger) -> None:
-    admit_urls(ledger, forum(120))
+    admit_urls(ledger, forum(120), connections=2)
     (batch,) = lease(ledger, 1, 0)
-    admit_urls(ledger, [], 1, "2", max_pages_per_prefix={FORUM: 60})
+    admit_urls(ledger, [], 1, "2", max_pages_per_prefix={FORUM: 60}, connections=2)
     tidy.tidy(ledger, 2)
     assert lease(ledger, 5, 2) == []  # what is under way is not counted yet
     record(ledger, [report(batch)], 3)
