@@ -542,6 +542,11 @@ FROM {hosts} h
 """
 
 
+def _insert_requests(ledger: Ledger) -> Any:
+    names = ("host", "at", "url", "job_id", "status", "seconds", "worker", "release")
+    return ledger.insert_given(requests, names).on_conflict_do_nothing()
+
+
 def forget(options: Options) -> list[dict[str, Any]]:
     """A day of twice `known` requests is forgotten while others record; the same recorded for as long with nothing to
     forget; and an INSERT of requests."""
@@ -564,8 +569,7 @@ def forget(options: Options) -> list[dict[str, Any]]:
                 made.append({"host": "site0000001.example", "at": now + number / 1000, "url": url, "job_id": 1})
             told = {"status": 200, "seconds": 0.1, "worker": "worker-1@host", "release": "bench"}
             with bench.ledger.transaction() as tx:
-                inserted = bench.ledger.insert_rows(requests, made, **told)
-                tx.execute(inserted.on_conflict_do_nothing())
+                bench.ledger.run(tx, _insert_requests, [{**row, **told} for row in made])
 
         rows.append(timed(bench, f"INSERT of {each:,} requests", insert))
     url = bench.ledger.engine.url.render_as_string(hide_password=False)

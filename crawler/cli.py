@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     command("resume", _state("running"), "go on with a paused or cancelled job", "job")
     command("cancel", _state("cancelled"), "end a job; exclude the URLs queued", "job")
     retry = command("retry", _retry, "queue a job's failed URLs again", "job")
-    retry.add_argument("--reason", help="only those whose reason contains this")
+    retry.add_argument("--reason", help="only those whose reason contains this; opens sections closed as traps")
     deleting = command(
         "delete", _delete, "delete what the ledger knows of a job that has ended; archives and requests stay", "job"
     )
@@ -143,6 +143,10 @@ def _status(options: argparse.Namespace) -> int:
             console.print(table)
         if job.get("broken"):
             _say(f"broken: {job['broken']}")
+        for budget in job["budgets"]:
+            _say(f"{budget['pages']:,} of {budget['most']:,} pages below {budget['prefix']}")
+        for closed in job["closed"]:
+            _say(f"closed: {closed['host']}{closed['section']}: {closed['reason']}")
         _say(f"{job['rate']:g} pages/s; counts {'add up' if job['conserved'] else 'DO NOT ADD UP'}", "")
     return 0 if all(job["conserved"] for job in jobs) else 1
 
@@ -303,7 +307,7 @@ def _state(state: str) -> Callable[[argparse.Namespace], int]:
 def _retry(options: argparse.Namespace) -> int:
     with _working() as shown:
         again = orders.retry(_ledger(options), options.job, options.reason, time.time(), shown)
-    _say(f"{again:,} failed URLs of {options.job} are queued again")
+    _say(f"{again:,} URLs of {options.job} are queued again")
     return 0
 
 

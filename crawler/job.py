@@ -30,6 +30,9 @@ MAX_CHAIN = 200
 """Links from a seed beyond which even a job without a depth limit does not go: no site is that deep, but a calendar's
 "next month" is."""
 
+MAX_PREFIXES = 100
+"""Prefixes with a number of pages in a job: it travels with every batch."""
+
 
 class Refusal(NamedTuple):
     """Why a link is not followed."""
@@ -53,6 +56,18 @@ def _regex(pattern: str) -> str:
 
 
 Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regex)]
+
+
+def _prefix(given: str) -> str:
+    """A URL prefix as URLs are known in the ledger."""
+    try:
+        return urls.normalise(given)
+    except urls.InvalidURLError as error:
+        example = "write it with its host, such as 'https://example.org/forum/'"
+        raise ValueError(f"{given!r} is no URL prefix ({error}): {example}") from None
+
+
+Prefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class Scope(BaseModel):
@@ -165,13 +180,19 @@ class Job(BaseModel):
     """Largest body taken, in bytes after decompression."""
     max_pages_per_host: Annotated[int, Field(ge=1)] | None = None
     """Take at most this many pages from any one host; None: no limit."""
+    max_pages_per_domain: Annotated[int, Field(ge=1)] | None = None
+    """Take at most this many pages from all hosts of any one registrable domain together; None: no limit."""
+    max_pages_per_prefix: Annotated[dict[Prefix, Annotated[int, Field(ge=1)]], Field(max_length=MAX_PREFIXES)] = {}
+    """Take at most this many pages whose URLs begin with a prefix, such as {'https://example.org/forum/': 500}. Of
+    several prefixes that a URL begins with, each counts it."""
     recrawl: Annotated[float, BeforeValidator(_seconds), Field(ge=60)] | None = None
     """Visit a page again when its last visit is this old: seconds, or '12h', '7d'. None: once is enough."""
     strip_parameters: tuple[Pattern, ...] = TRACKING
     """Regular expressions for the URL parameters that say who clicks, not what is shown: taken out of links. They match
     a parameter's name in full, in any case; one with "=" in it matches name=value."""
     traps: bool = True
-    """Leave out URLs that look like one of endlessly many (urls.trap), and chains of more than MAX_CHAIN links."""
+    """Leave out URLs that look like one of endlessly many (urls.trap), chains of more than MAX_CHAIN links, and what is
+    found in parts of a large site whose pages are copies of earlier ones (frontier/traps.py)."""
     sitemaps: bool = False
     """Crawl what robots.txt's Sitemap lines lead to as well."""
     max_attempts: Annotated[int, Field(ge=1, le=20)] = 5
@@ -223,6 +244,16 @@ class Job(BaseModel):
         """The reason of `refusal`."""
         refusal = self.refusal(url, found_on, depth)
         return refusal and refusal.reason
+
+    @property
+    def limited(self) -> bool:
+        """Whether any number of pages is a limit."""
+        per_part = (self.max_pages_per_host, self.max_pages_per_domain, self.max_pages_per_prefix)
+        return self.max_pages is not None or any(per_part)
+
+    def budgets(self, url: str) -> list[str]:
+        """Those of max_pages_per_prefix that count a normalised `url`."""
+        return [prefix for prefix in self.max_pages_per_prefix if url.startswith(prefix)]
 
     def turn(self, url: str) -> int:
         """-1 where a normalised `url` is to be crawled before others of its host, 1 where after them, else 0."""

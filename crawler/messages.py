@@ -41,6 +41,8 @@ class Cause(StrEnum):
     # The job's limits, and what a person ordered.
     MAX_PAGES = "max_pages"
     MAX_PAGES_PER_HOST = "max_pages_per_host"
+    MAX_PAGES_PER_DOMAIN = "max_pages_per_domain"
+    MAX_PAGES_PER_PREFIX = "max_pages_per_prefix"
     BLOCKED = "blocked"
     CANCELLED = "cancelled"
     # What went wrong with this URL.

@@ -46,6 +46,8 @@ def _job_id(ledger: Ledger, tx: Connection, admission: Admission, now: float) ->
     if not _says(before.spec, job):
         # The latest description counts: with wider limits the job goes on from where the narrower ones stopped it.
         kinds = ["widen", sweeps.JUDGE] if job.depth is None else ["widen", "deepen", sweeps.JUDGE]
+        if _has_other_budgets(before.spec, job):
+            kinds.insert(0, sweeps.COUNT)
     for kind in kinds:
         sweeps.replace(tx, sweeps.of_job(before.job_id), kind, now)
     ordered = []
@@ -62,6 +64,16 @@ def _says(spec: str, job: Job) -> bool:
         return job_of(spec) == job
     except UnreadableJobError:
         return False
+
+
+def _has_other_budgets(spec: str, job: Job) -> bool:
+    """Whether a job has budgets that a `jobs.spec` has not, so that nobody has noted what is used of them."""
+    try:
+        before = job_of(spec)
+    except UnreadableJobError:
+        return True
+    domain = job.max_pages_per_domain is not None and before.max_pages_per_domain is None
+    return domain or not job.max_pages_per_prefix.keys() <= before.max_pages_per_prefix.keys()
 
 
 def _describe(ledger: Ledger, tx: Connection, name: str, spec: str, now: float) -> int:

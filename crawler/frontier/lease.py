@@ -15,7 +15,7 @@ import math
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from sqlalchemy.engine import Connection
 
 from crawler import limits
 from crawler import urls as url_rules
-from crawler.frontier import addresses, machines, moves, politeness
+from crawler.frontier import addresses, budgets, machines, moves, politeness, sweeps, traps
 from crawler.frontier.caps import literal
 from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
 from crawler.frontier.moves import KEY, Key
@@ -56,8 +56,12 @@ class _Sharer:
     """URLs that have not been pages before which `max_pages` still allows to be leased."""
     due: list[Any]
     """Its host queues that are due, the longest-waiting last."""
+    trapped: bool
+    """Whether it may have closed sections."""
     began: float | None = None
     """Where the last batch that it got in this call began in virtual time."""
+    domains: dict[str, budgets.Use] = field(default_factory=dict)
+    """What is used of the budgets of domains, in a job that has max_pages_per_domain."""
 
 
 @dataclass
@@ -148,11 +152,14 @@ def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int
             job = job_of(row.spec, row.prefixes)
         except UnreadableJobError:
             continue
+        if (job.max_pages_per_domain or job.max_pages_per_prefix) and _is_being_counted(tx, row.job_id):
+            continue
         room, has_due = UNLIMITED, row.first_due is not None and row.first_due <= now
         if job.max_pages is not None:
             room = job.max_pages - _spent(moves.totals(tx, row.job_id))
         due = list(reversed(_due(ledger, tx, row.job_id, limit, now))) if has_due else []
-        sharers[row.job_id] = _Sharer(row.job_id, job, max(row.ended, row.stands_at or 0.0), room, due)
+        ended = max(row.ended, row.stands_at or 0.0)
+        sharers[row.job_id] = _Sharer(row.job_id, job, ended, room, due, bool(row.trapped))
     return sharers
 
 
@@ -162,7 +169,7 @@ def _running(_: Ledger, capped: bool) -> sa.Select[Any]:
     stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
     return (
         sa.select(
-            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended")),
+            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended", "trapped")),
             stands_at.label("stands_at"),
             first_due.scalar_subquery().label("first_due"),
             *([machines.first_due().label("wake_at")] if capped else ()),
@@ -170,6 +177,11 @@ def _running(_: Ledger, capped: bool) -> sa.Select[Any]:
         .where(jobs.c.finished_at.is_(None), jobs.c.state == "running", jobs.c.broken.is_(None))
         .order_by(jobs.c.job_id)
     )
+
+
+def _is_being_counted(tx: Connection, job_id: int) -> bool:
+    """Whether it is not known yet what is used of a job's budgets. Index sweeps_unfinished."""
+    return bool(tx.execute(sa.select(sweeps.unfinished(job_id, sweeps.COUNT))).scalar_one())
 
 
 def _spent(counts: Any) -> int:
@@ -244,6 +256,7 @@ def _hosts_to_lease(
         for name in names:
             number[name] = row.of_domain if name == row.domain else row.of_address
     parked: dict[str, tuple[str, float]] = {}
+    _note_domains(ledger, tx, sharers, of_host)
     chosen: list[_Chosen] = []
     later: dict[Key, tuple[float, float]] = {}
     give_up: list[Key] = []
@@ -251,7 +264,7 @@ def _hosts_to_lease(
         wanting = []
         for row in of_host[host]:
             sharer = sharers[row.job_id]
-            full = _is_full(sharer.job, row) and row.queued > row.again
+            full = _is_full(sharer, row) and row.queued > row.again
             if full or row.dead or row.blocked_at is not None:
                 give_up.append((row.job_id, host))
             elif _room(sharer, row) <= 0 and not row.again:
@@ -352,14 +365,36 @@ def _size(job: Job, delay: float = 0.0) -> int:
 
 def _room(sharer: _Sharer, row: Any) -> int:
     """How many URLs that have not been pages before the job's limits allow to be leased of a host now."""
-    if sharer.job.max_pages_per_host is None:
-        return sharer.room
-    return min(sharer.room, sharer.job.max_pages_per_host - _spent(row._mapping))
+    room = sharer.room
+    if sharer.job.max_pages_per_host is not None:
+        room = min(room, sharer.job.max_pages_per_host - _spent(row._mapping))
+    if sharer.job.max_pages_per_domain is not None:
+        use = sharer.domains.get(url_rules.domain_of(row.host), budgets.Use(0, 0))
+        room = min(room, sharer.job.max_pages_per_domain - use.pages - use.leased)
+    return room
 
 
-def _is_full(job: Job, row: Any) -> bool:
-    """Whether a host has given all the pages that the job wants of it."""
-    return job.max_pages_per_host is not None and row.done + row.again >= job.max_pages_per_host
+def _is_full(sharer: _Sharer, row: Any) -> bool:
+    """Whether a host, or its domain, has given all the pages that the job wants of it."""
+    job = sharer.job
+    if job.max_pages_per_host is not None and row.done + row.again >= job.max_pages_per_host:
+        return True
+    if job.max_pages_per_domain is None:
+        return False
+    return sharer.domains.get(url_rules.domain_of(row.host), budgets.Use(0, 0)).pages >= job.max_pages_per_domain
+
+
+def _note_domains(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], of_host: dict[str, list[Any]]) -> None:
+    """Read what is used of the budgets of the hosts' domains. One statement, if a job has such budgets; only the
+    scheduler leases, and what recorders finish meanwhile stays within what is used."""
+    wanted = {
+        (row.job_id, url_rules.domain_of(host))
+        for host, rows in of_host.items()
+        for row in rows
+        if sharers[row.job_id].job.max_pages_per_domain is not None
+    }
+    for (job_id, domain), use in budgets.used(ledger, tx, wanted).items():
+        sharers[job_id].domains[domain] = use
 
 
 def _look_again(ledger: Ledger, tx: Connection, later: dict[Key, tuple[float, float]]) -> None:
@@ -408,10 +443,13 @@ def _choose_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: flo
     of_each: dict[Key, list[Any]] = defaultdict(list)
     for row in _next_urls(ledger, tx, chosen):
         of_each[row.job_id, row.host].append(row)
+    rooms = _keep_out(ledger, tx, chosen, of_each, now)
     for one in chosen:
         rows = of_each[one.row.job_id, one.row.host]
         rows.sort(key=lambda row: (row.turn, row.depth, row.attempts, row.discovered_at))
         room = max(_room(one.sharer, one.row), 0)
+        if one.sharer.job.max_pages_per_prefix:
+            rows = [row for row in rows if row.was_done or rooms.take(row.job_id, row.url)]
         rows = rows[: one.size]
         if room < one.size:
             new = [row.url for row in rows if not row.was_done]
@@ -423,6 +461,55 @@ def _choose_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen], now: flo
             rows = [row for row in rows if row.depth == rows[0].depth]
         one.targets = [row for row in rows if row.expiries < SUSPICIOUS] or list(rows[:1])
         one.sharer.room -= len(one.targets)
+        if one.sharer.job.max_pages_per_domain is not None:
+            domain = url_rules.domain_of(one.row.host)
+            use = one.sharer.domains.get(domain, budgets.Use(0, 0))
+            one.sharer.domains[domain] = use._replace(leased=use.leased + len(one.targets))
+
+
+def _keep_out(
+    ledger: Ledger, tx: Connection, chosen: list[_Chosen], of_each: dict[Key, list[Any]], now: float
+) -> budgets.Rooms:
+    """Exclude those of the hosts' next URLs that a full budget or a closed section keeps out, and leave what else is
+    queued of these to a sweep; returns the room below prefixes. No statement where no job has such budgets or sections.
+    """
+    sharers = {one.row.job_id: one.sharer for one in chosen}
+    parts = {job_id: budgets.Part(sharer.job, sharer.trapped) for job_id, sharer in sharers.items()}
+    parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
+    if not parts:
+        return budgets.Rooms({}, Counter())
+    for one in chosen:
+        if one.row.job_id in parts:
+            parts[one.row.job_id].hosts.add(one.row.host)
+    described = {job_id: part.job for job_id, part in parts.items() if part.job.max_pages_per_prefix}
+    busy = [(one.row.job_id, one.row.host) for one in chosen if one.row.under_way and one.row.job_id in described]
+    leased = budgets.leased_below(ledger, tx, busy, described)
+    budgets.read(ledger, tx, parts)
+    refused: list[dict[str, Any]] = []
+    rest: set[tuple[int, str, str, str]] = set()
+    for one in chosen:
+        if one.row.job_id not in parts:
+            continue
+        part, key = parts[one.row.job_id], (one.row.job_id, one.row.host)
+        left = []
+        for row in of_each[key]:
+            refusal = None if row.was_done else part.refusal(row.url, row.seed)
+            if refusal is None:
+                left.append(row)
+                continue
+            why = {"state": "excluded", "cause": str(refusal.cause), "reason": refusal.reason}
+            refused.append({"job_id": key[0], "host": key[1], "url": row.url, **why})
+            if refusal.within is not None and one.row.queued > len(of_each[key]):
+                kind = sweeps.CLOSE if refusal.cause == Cause.TRAP else sweeps.OVER
+                rest.add((*key, kind, refusal.within))
+        of_each[key] = left
+    if refused:
+        these = ledger.given(refused, *(urls.c[name] for name in (*KEY, "url", "state", "cause", "reason")))
+        here = sa.and_(*(urls.c[name] == these.c[name] for name in (*KEY, "url")))
+        moves.drop_queued(ledger, tx, here, these.c.state, these.c.cause, these.c.reason, now)
+    for job_id, host, kind, within in sorted(rest):
+        sweeps.order_once(ledger, tx, job_id, kind, now, host, within)
+    return budgets.Rooms(parts, leased)
 
 
 def _next_urls(ledger: Ledger, tx: Connection, chosen: list[_Chosen]) -> Sequence[Any]:
@@ -501,9 +588,18 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
     ]
     ledger.run(tx, _set_leased, taken)
     rows = [
-        {"lease": one.lease, "job_id": one.row.job_id, "host": one.row.host, "urls": len(one.targets)} for one in given
+        {
+            "lease": one.lease,
+            "job_id": one.row.job_id,
+            "host": one.row.host,
+            "urls": len(one.targets),
+        }
+        for one in given
     ]
-    ledger.run(tx, _insert_leases, rows, until=deadline)
+    watched = [one.sharer.job.traps and one.row.done >= traps.WATCH_FROM for one in given]
+    if any(watched):
+        rows = [{**row, "watched": is_watched} for row, is_watched in zip(rows, watched, strict=True)]
+    ledger.run(tx, _insert_leases, rows, tuple(rows[0]), until=deadline)
     machines.take(ledger, tx, ((one.lease, one.machines, one.delay) for one in given if one.machines), deadline)
     turns = []
     for one in sorted(given, key=lambda one: (one.row.job_id, one.row.host)):
@@ -512,6 +608,7 @@ def _take(ledger: Ledger, tx: Connection, given: list[_Chosen], deadline: float)
         key = {"job_id": one.row.job_id, "host": one.row.host}
         turns.append({**key, "leased": number, "next_due": one.next_due, "began": began, "ended": ended})
     ledger.run(tx, _set_taken, turns)
+    _write_domains(ledger, tx, [one for one in given if one.sharer.job.max_pages_per_domain is not None])
     moves.add_up(ledger, tx, [{"job_id": t["job_id"], "queued": -t["leased"], "leased": t["leased"]} for t in turns])
 
 
@@ -524,9 +621,8 @@ def _set_leased(ledger: Ledger) -> sa.Update:
     )
 
 
-def _insert_leases(ledger: Ledger) -> Any:
-    deadline = sa.bindparam("until", type_=sa.Float(53))
-    return ledger.insert_given(leases, ("lease", *KEY, "urls"), deadline=deadline)
+def _insert_leases(ledger: Ledger, names: tuple[str, ...]) -> Any:
+    return ledger.insert_given(leases, names, deadline=sa.bindparam("until", type_=sa.Float(53)))
 
 
 def _set_taken(ledger: Ledger) -> sa.Update:
@@ -539,6 +635,16 @@ def _set_taken(ledger: Ledger) -> sa.Update:
         "ended": new.c.ended,
     }
     return host_queues.update().where(_same(new)).values(values)
+
+
+def _write_domains(ledger: Ledger, tx: Connection, given: list[_Chosen]) -> None:
+    """Let hosts count against the budgets of their domains (index host_queues_counted). By primary key; idempotent;
+    _take has locked the rows."""
+    if given:
+        keys = sorted((one.row.job_id, one.row.host) for one in given)
+        rows = [{"job_id": job_id, "host": host, "domain": url_rules.domain_of(host)} for job_id, host in keys]
+        new = ledger.given(rows, *(host_queues.c[name] for name in (*KEY, "domain")))
+        tx.execute(host_queues.update().where(_same(new)).values(domain=new.c.domain))
 
 
 def _nothing_ready(ledger: Ledger, tx: Connection, keys: list[Key], now: float) -> None:
@@ -563,11 +669,18 @@ def _set_idle(ledger: Ledger) -> sa.Update:
 
 
 def lose(
-    tx: Connection, names: Sequence[str], reason: str, moved: moves.Moves, now: float, begun: bool = True
+    tx: Connection,
+    names: Sequence[str],
+    reason: str,
+    moved: moves.Moves,
+    now: float,
+    gone: list[tuple[int, str]],
+    begun: bool = True,
 ) -> Counter[str]:
     """Queue the URLs again of leases that will not come back, noting that in `moved`; those lost too often have failed,
-    of which only leases that were `begun` count. Returns how many URLs each lease had. Idempotent; index urls_leased.
-    The URLs keep the name of the lease: should its report arrive before another lease begins, it still counts."""
+    of which only leases that were `begun` count, and are added to `gone` (job_id, URL) if they were pages before.
+    Returns how many URLs each lease had. Idempotent; index urls_leased. The URLs keep the name of the lease: should its
+    report arrive before another lease begins, it still counts."""
     expiries = urls.c.expiries + int(begun)
     often = expiries >= MAX_EXPIRIES
     lost = (
@@ -580,14 +693,15 @@ def lose(
             fetched_at=sa.case((often, now), else_=urls.c.fetched_at),
             expiries=expiries,
         )
-        .returning(urls.c.job_id, urls.c.host, urls.c.lease, urls.c.state, urls.c.was_done)
+        .returning(urls.c.job_id, urls.c.host, urls.c.url, urls.c.lease, urls.c.state, urls.c.was_done)
     )
     number: Counter[str] = Counter()
-    for job_id, host, name, state, was_done in tx.execute(lost):
+    for job_id, host, url, name, state, was_done in tx.execute(lost):
         counts = moved[job_id, host]
         counts["leased"] -= 1
         counts[state] += 1
         number[name] += 1
         if state == "failed":
             counts["again"] -= bool(was_done)
+            gone += [(job_id, url)] if was_done else []
     return number

@@ -13,15 +13,16 @@ to it is in the modules beside this one, one for each verb of the circle:
     politeness   when a host is due, rests, and is given up
     machines     hosts wait for their domain and address
     addresses    which address a host has
+    budgets, traps   which parts of a job's web take no more URLs
 
 Each public verb is one transaction (an order: one that puts it in force, then one for each chunk; `tidy`: many short
 ones), and each may be repeated: a message seen twice changes nothing. All times are seconds since the epoch and come in
 as `now`.
 
 Locks are always taken in the order sweeps -> jobs -> urls -> leases -> slots -> machines -> waiting_hosts -> hosts ->
-host_queues -> job_counts -> workers, and within a table by key, so that recorders and the scheduler cannot wait for
-each other in a circle. Rows travel to the database as one JSON parameter: ten times faster than a parameter a value,
-and the same statement for both databases.
+host_queues -> job_counts -> budgets -> traps -> workers, and within a table by key, so that recorders and the scheduler
+cannot wait for each other in a circle. Rows travel to the database as one JSON parameter: ten times faster than a
+parameter a value, and the same statement for both databases.
 """
 
 from __future__ import annotations

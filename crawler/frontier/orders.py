@@ -12,7 +12,7 @@ from collections.abc import Callable
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import moves, sweeps
+from crawler.frontier import moves, sweeps, traps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, hosts, jobs, leases, urls
 from crawler.frontier.status import UnknownError, host_named, job_id_of
@@ -90,12 +90,15 @@ def _has_depth(tx: Connection, job_id: int) -> bool:
 
 
 def retry(ledger: Ledger, job: str, reason: str | None, now: float, shown: Shown = _silent) -> int:
-    """Queue the failed URLs of `job` again whose reason contains `reason`; returns how many there were. If there are
-    any, the job runs again and its hosts that were given up are tried again."""
+    """Queue the failed URLs of `job` again whose reason contains `reason`, and what was kept out of sections that are
+    closed as traps for such a reason; returns how many there were. If there are any, the job runs again and its hosts
+    that were given up are tried again."""
     with ledger.transaction() as tx:
         job_id = job_id_of(tx, job)
         sweeps.replace(tx, sweeps.of_job(job_id), "retry", now)
         ordered = [sweeps.order(ledger, tx, job_id, "retry", now, text=reason)]
+        if reason and traps.reopen(tx, job_id, reason):
+            ordered.append(sweeps.order(ledger, tx, job_id, sweeps.JUDGE, now))
     return sweeps.work_off(ledger, ordered, now, shown)
 
 

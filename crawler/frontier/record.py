@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import lease, links, machines, moves, politeness, sweeps
+from crawler.frontier import budgets, lease, links, machines, moves, politeness, sweeps, traps
 from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
-from crawler.messages import Link, Report, UrlResult
+from crawler.messages import Cause, Link, Report, UrlResult
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class _OfJob:
 
     job_id: int
     job: Job
+    trapped: bool = False
+    """Whether it may have closed sections."""
 
 
 def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
@@ -48,12 +50,12 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         if not reports:
             return 0
         found = moves.none_yet()
-        met = [links.meet(ledger, tx, known.job_id, known.job, _links(reports, name)) for name, known in of_job.items()]
+        met = _meet(ledger, tx, reports, of_job)
         opened = _opened(links.lock(ledger, tx, _named(reports, of_job), met))
         taken_in = _finish_urls(ledger, tx, reports, of_job, opened, found, now)
         for of_this in met:
             links.insert(ledger, tx, of_this, found, now)
-        held = _end_leases(ledger, tx, reports, taken_in.back, found, now)
+        held, watched = _end_leases(ledger, tx, reports, taken_in, found, now)
         due = politeness.reported(ledger, tx, reports, held, now)
         locked = moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now, {key: due[key[1]] for key in locked})
@@ -62,6 +64,7 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         limited = {key: most[key[0]] for key in found if most[key[0]] is not None}
         politeness.flag_unwanted(ledger, tx, limited)
         _log_requests(ledger, tx, reports, of_job)
+        ordered += _close(ledger, tx, of_job.values(), taken_in, watched, now)
         _credit(ledger, tx, taken_in.pages, now)
     for sweep_id in ordered:
         sweeps.work(ledger, now, sweep_id)  # a chunk, which is all of a small job; `tidy` does the rest
@@ -76,7 +79,7 @@ def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> 
         tx, _named_jobs, [{"name": name} for name in sorted({report.job for report in reports})]
     ).all():
         try:
-            known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes))
+            known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes), bool(row.trapped))
         except UnreadableJobError:
             known[row.name] = _OfJob(row.job_id, Job(name=row.name))
         else:
@@ -89,7 +92,7 @@ def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> 
 def _named_jobs(ledger: Ledger) -> sa.Select[Any]:
     given = ledger.given(None, jobs.c.name)
     return (
-        sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec, jobs.c.prefixes)
+        sa.select(*(jobs.c[name] for name in ("job_id", "name", "spec", "prefixes", "trapped")))
         .join(given, given.c.name == jobs.c.name)
         .order_by(jobs.c.job_id)
     )
@@ -112,6 +115,43 @@ def _widen(ledger: Ledger, tx: Connection, of_job: _OfJob, reports: list[Report]
     return [sweeps.order(ledger, tx, of_job.job_id, sweeps.JUDGE, now)]
 
 
+def _meet(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]) -> list[links.Met]:
+    """The links of the reports, by job, that may change the ledger: what a budget or a closed section keeps out is
+    excluded. A look for each job; more only for jobs that have budgets or closed sections."""
+    found = {known.job_id: _links(reports, name) for name, known in of_job.items()}
+    parts = {known.job_id: budgets.Part(known.job, known.trapped) for known in of_job.values()}
+    parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
+    for job_id, part in parts.items():
+        part.hosts.update(url_rules.host_of(link.url) for link in found[job_id])
+    budgets.read(ledger, tx, parts)
+    for job_id, part in parts.items():
+        found[job_id] = budgets.keep_out(part, found[job_id])
+    return [links.meet(ledger, tx, known.job_id, known.job, found[known.job_id]) for known in of_job.values()]
+
+
+def _close(
+    ledger: Ledger, tx: Connection, of_job: Iterable[_OfJob], taken_in: _TakenIn, watched: frozenset[str], now: float
+) -> list[int]:
+    """Count the pages for budgets, and look at those of watched leases for traps; returns the sweeps that exclude what
+    is queued of what is closed by that. A statement or two for each of the two, if there is anything to count."""
+    described = {known.job_id: known.job for known in of_job}
+    for job_id, url in taken_in.gone:
+        taken_in.below.subtract((job_id, prefix) for prefix in described[job_id].budgets(url))
+    closings = [
+        (job_id, sweeps.OVER, url_rules.host_of(prefix), prefix)
+        for job_id, prefix in budgets.note(ledger, tx, taken_in.below, described)
+    ]
+    by_host: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
+    for (name, job_id, host), pages in taken_in.fetched.items():
+        if name in watched:
+            by_host[job_id, host] += pages
+    closings += [(job_id, sweeps.CLOSE, host, section) for job_id, host, section in traps.observe(ledger, tx, by_host)]
+    ordered = []
+    for job_id, kind, host, text in closings:
+        ordered += sweeps.order_once(ledger, tx, job_id, kind, now, host, text)
+    return ordered
+
+
 def _folder(url: str) -> str:
     """A normalised URL up to its last slash, without the query."""
     return url.partition("?")[0].rpartition("/")[0] + "/"
@@ -130,6 +170,12 @@ class _TakenIn:
     """URLs that are leased no longer, by lease."""
     wakes: dict[tuple[int, str], float]
     """When the first of those to be retried is due, by job_id and host."""
+    below: budgets.Changes
+    """Pages more, or fewer, below the prefixes that have a budget."""
+    gone: list[tuple[int, str]]
+    """URLs, by job_id, that were pages before, and failed as their leases were lost."""
+    fetched: dict[tuple[str, int, str], list[tuple[str, str]]]
+    """First visits (URL, digest), by lease, job_id and host, of jobs that look for traps."""
 
 
 def _finish_urls(
@@ -146,7 +192,7 @@ def _finish_urls(
     no_body: list[dict[str, Any]] = []
     retried: list[dict[str, Any]] = []
     returned: list[dict[str, Any]] = []
-    taken_in = _TakenIn(Counter(), Counter(), {})
+    taken_in = _TakenIn(Counter(), Counter(), {}, Counter(), [], defaultdict(list))
     for report in reports:
         known = of_job[report.job]
         job, key = known.job, (known.job_id, report.host)
@@ -162,16 +208,19 @@ def _finish_urls(
             lease: str = report.lease,
             moved: Counter[str] = moved,
             common: dict[str, Any] = common,
+            job: Job = job,
             **columns: Any,
         ) -> None:
             row = opened.pop((lease, url))
             in_queue = state == "queued"
             moved.update({row.state: -1, "again": (in_queue and was_done) - row.was_done})
+            if job.max_pages_per_prefix and (more := (state == "done" or (in_queue and was_done)) - row.was_done):
+                taken_in.below.update({(common["job_id"], prefix): more for prefix in job.budgets(url)})
             moved[state] += 1
             taken_in.back[lease] += row.state == "leased"
             rows.append({**common, "url": url, "state": state, "was_done": in_queue and was_done, **columns})
 
-        limited = job.max_pages is not None or job.max_pages_per_host is not None
+        limited, of_lease = job.limited, (report.lease, *key)
         for page in report.results:
             row = opened.get((report.lease, page.url))
             # A late result of a URL that is back in the queue could be one page more than a limit allows.
@@ -179,6 +228,8 @@ def _finish_urls(
                 continue
             done = page.state == "done"
             taken_in.pages[known.job_id, report.worker] += done
+            if done and page.digest and job.traps and not row.was_done and page.cause != Cause.UNCHANGED:
+                taken_in.fetched[of_lease].append((page.url, page.digest))
             result = page.model_dump(exclude={"url", "state"})
             if result["fields"] is not None:
                 result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
@@ -236,8 +287,8 @@ def _opened(named: Iterable[Any]) -> dict[tuple[str, str], Any]:
     return {(row.lease, row.url): row for row in named if row.state in ("queued", "leased")}
 
 
-def _links(reports: list[Report], job: str) -> Iterator[Link]:
-    return (link for report in reports if report.job == job for link in report.links)
+def _links(reports: list[Report], job: str) -> list[Link]:
+    return [link for report in reports if report.job == job for link in report.links]
 
 
 def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
@@ -261,25 +312,26 @@ def _finished(ledger: Ledger, names: tuple[str, ...]) -> sa.Update:
 
 
 def _end_leases(
-    ledger: Ledger, tx: Connection, reports: list[Report], back: Counter[str], found: moves.Moves, now: float
-) -> frozenset[str]:
-    """End the reports' leases; returns those that were still in force. What a report forgot to name is queued again, or
-    would stay leased for ever. By primary key; a second time there is none."""
+    ledger: Ledger, tx: Connection, reports: list[Report], taken_in: _TakenIn, found: moves.Moves, now: float
+) -> tuple[frozenset[str], frozenset[str]]:
+    """End the reports' leases; returns those that were still in force, and of these the ones of watched hosts. What a
+    report forgot to name is queued again, or would stay leased for ever. By primary key; a second time there is none.
+    """
     names = sorted({report.lease for report in reports} - {""})
     if not names:
-        return frozenset()
+        return frozenset(), frozenset()
     ended = ledger.run(tx, _ended, [{"lease": name} for name in names]).all()
-    if forgotten := [row.lease for row in ended if row.urls != back[row.lease]]:
-        lease.lose(tx, forgotten, "its worker did not report it", found, now)
+    if forgotten := [row.lease for row in ended if row.urls != taken_in.back[row.lease]]:
+        lease.lose(tx, forgotten, "its worker did not report it", found, now, taken_in.gone)
     held = frozenset(row.lease for row in ended)
     machines.end(ledger, tx, held, now)
-    return held
+    return held, frozenset(row.lease for row in ended if row.watched)
 
 
 def _ended(ledger: Ledger) -> sa.Executable:
     given = ledger.given(None, leases.c.lease)
     these = leases.delete().where(leases.c.lease.in_(sa.select(given.c.lease)))
-    return these.returning(leases.c.lease, leases.c.urls)
+    return these.returning(*(leases.c[name] for name in ("lease", "urls", "watched")))
 
 
 def _note_wakes(ledger: Ledger, tx: Connection, wakes: dict[tuple[int, str], float]) -> None:

@@ -36,6 +36,7 @@ jobs = sa.Table(
     sa.Column("finished_at", sa.Float(53)),
     sa.Column("prefixes", sa.Text),  # JSON: URL prefixes that seeds redirected to, for the scope `prefix`
     sa.Column("broken", sa.Text),  # why this release cannot read the row; such a job waits, no other job does
+    sa.Column("trapped", sa.Boolean),  # whether a section of one of its hosts was ever closed (table `traps`)
     *_turns(),
 )
 # Jobs that have ended, however many, are read by nothing that is done each second.
@@ -145,6 +146,7 @@ leases = sa.Table(
     sa.Column("host", sa.Text, nullable=False, index=True),
     sa.Column("deadline", sa.Float(53), nullable=False, index=True),
     sa.Column("urls", sa.Integer),  # how many
+    sa.Column("watched", sa.Boolean),  # whether its host is one that traps.py watches
 )
 
 host_queues = sa.Table(
@@ -157,7 +159,16 @@ host_queues = sa.Table(
     sa.Column("next_wake", sa.Float(53)),  # no URL's not_before is earlier; equal to next_due: nothing else is queued
     # Its host is given up or blocked, or has given all the pages the job wants: `tidy` looks, and drops what is queued.
     sa.Column("give_up", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("domain", sa.Text),  # its registrable domain, if the job has max_pages_per_domain and leased of it
     *_turns(),
+)
+# Hosts that count against max_pages_per_domain: no more of a domain than it may have pages, and leases.
+COUNTED = sa.and_(
+    host_queues.c.domain.is_not(None),
+    host_queues.c.done + host_queues.c.again + host_queues.c.leased > sa.literal_column("0"),
+)
+sa.Index(
+    "host_queues_counted", host_queues.c.job_id, host_queues.c.domain, postgresql_where=COUNTED, sqlite_where=COUNTED
 )
 _queued = sa.and_(host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
 sa.Index(
@@ -193,6 +204,25 @@ job_counts = sa.Table(
     sa.Column("job_id", sa.Integer, primary_key=True),
     sa.Column("slot", sa.Integer, primary_key=True),
     *(sa.Column(count, sa.BigInteger, nullable=False, server_default="0") for count in COUNTS),
+)
+
+budgets = sa.Table(
+    "budgets",  # how much of each of a job's max_pages_per_prefix is used; no row: nothing
+    metadata,
+    sa.Column("job_id", sa.Integer, primary_key=True),
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("prefix", sa.Text, primary_key=True),
+    sa.Column("pages", sa.BigInteger, nullable=False),  # done; done before, and queued or leased again
+)
+
+traps = sa.Table(
+    "traps",  # what traps.py knows of each large host of a job
+    metadata,
+    sa.Column("job_id", sa.Integer, primary_key=True),
+    sa.Column("host", sa.Text, primary_key=True),
+    sa.Column("seen", sa.Text, nullable=False),  # base64: short hashes of the bodies seen last, by section
+    sa.Column("runs", sa.Text, nullable=False),  # JSON: section -> pages seen before, and new ones, lately
+    sa.Column("closed", sa.Text),  # JSON: section -> why it is closed
 )
 
 hosts = sa.Table(

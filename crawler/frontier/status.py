@@ -9,12 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import moves, request_log
-from crawler.frontier.ledger import Ledger, job_of
+from crawler.frontier import moves, request_log, traps
+from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import (
     SHOWN,
     STATES,
     WAITING,
+    budgets,
     host_queues,
     hosts,
     jobs,
@@ -34,7 +35,8 @@ class UnknownError(LookupError):
 
 SEEDINGS = 20
 """Seedings of a job that a snapshot names: the newest."""
-
+CLOSED = 20
+"""Hosts whose closed sections a snapshot names."""
 
 RATE_SECONDS = 60.0
 """Seconds of running over which a rate is taken."""
@@ -49,7 +51,9 @@ def snapshots(
     "counts" are those of the job, and hold "discovered", which is counted where URLs are inserted, beside the states,
     which must be its sum. `recount` adds what must be equal to them: "by_host", the sums of the counts of its hosts,
     and "recounted", the same counted from the URLs one by one. "seedings" says of each whether all of it has arrived;
-    "waiting", how many queued URLs wait for another attempt; "broken", why the job's row cannot be read.
+    "waiting", how many queued URLs wait for another attempt; "closed", which sections are traps (on CLOSED hosts at
+    most); "budgets", how many pages each prefix of max_pages_per_prefix has given, and may give; "broken", why the
+    job's row cannot be read.
     """
     with ledger.snapshot() as tx:
         chosen = tx.execute(
@@ -82,6 +86,11 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
         "next_attempt_at": _first_wake(tx, row.job_id) if waiting else None,
         "rate": _rate(tx, row.job_id, row.finished_at or now, counts["done"]),
         "seedings": _seedings(tx, row.job_id),
+        "closed": [
+            {"host": host, "section": section, "reason": reason}
+            for host, section, reason in (traps.of_job(tx, row.job_id, CLOSED) if row.trapped else ())
+        ],
+        "budgets": _budgets(tx, row),
         "sites": [
             {"host": site.host, **{name: getattr(site, name) for name in ("discovered", *STATES)}}
             for site in _largest(tx, row.job_id, sites)
@@ -97,6 +106,19 @@ def _snapshot(tx: Connection, row: Any, now: float, sites: int) -> dict[str, Any
             )
         ],
     }
+
+
+def _budgets(tx: Connection, row: Any) -> list[dict[str, Any]]:
+    """What is used of a job's budgets of prefixes. By the job's part of the primary key, if it has such budgets."""
+    try:
+        most = job_of(row.spec, row.prefixes).max_pages_per_prefix
+    except UnreadableJobError:
+        return []
+    if not most:
+        return []
+    chosen = sa.select(budgets.c.prefix, budgets.c.pages).where(budgets.c.job_id == row.job_id)
+    pages = {found.prefix: found.pages for found in tx.execute(chosen)}
+    return [{"prefix": prefix, "pages": pages.get(prefix, 0), "most": number} for prefix, number in most.items()]
 
 
 def _largest(tx: Connection, job_id: int, number: int) -> list[Any]:

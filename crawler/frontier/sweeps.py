@@ -18,7 +18,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import links, moves, politeness
+from crawler import urls as url_rules
+from crawler.frontier import budgets, links, moves, politeness, traps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import (
     UNFINISHED,
@@ -33,6 +34,8 @@ from crawler.frontier.schema import (
     urls,
     workers,
 )
+from crawler.frontier.schema import budgets as budgets_table
+from crawler.frontier.schema import traps as traps_table
 from crawler.job import Job
 from crawler.messages import TERMINAL, Cause
 
@@ -64,6 +67,7 @@ DROPS = {
     "block": Drop("excluded", Cause.BLOCKED, "host blocked"),
     "give_up": Drop("failed", Cause.HOST_GIVEN_UP, None),
     "full": Drop("excluded", Cause.MAX_PAGES_PER_HOST, "max_pages_per_host reached", only_new=True),
+    "full domain": Drop("excluded", Cause.MAX_PAGES_PER_DOMAIN, "max_pages_per_domain reached", only_new=True),
     "limit": Drop("excluded", Cause.MAX_PAGES, "max_pages reached", only_new=True),
 }
 
@@ -79,16 +83,24 @@ def _failed(text: str | None) -> sa.ColumnElement[bool]:
     return sa.and_(failed, urls.c.reason.contains(text, autoescape=True)) if text else failed
 
 
+BUDGETS = (Cause.MAX_PAGES, Cause.MAX_PAGES_PER_HOST, Cause.MAX_PAGES_PER_DOMAIN, Cause.MAX_PAGES_PER_PREFIX)
+"""Causes of what more pages than the job wants would be."""
+
 QUEUES: dict[str, Callable[[str | None], sa.ColumnElement[bool]]] = {
     "resume": lambda _: _queued_again(Cause.CANCELLED),
     "unblock": lambda _: _queued_again(Cause.BLOCKED),
     "retry": _failed,
-    "widen": lambda _: moves.caused(Cause.MAX_PAGES, Cause.MAX_PAGES_PER_HOST),
+    "widen": lambda _: moves.caused(*BUDGETS),
     "deepen": lambda _: moves.UNEXPANDED,
 }
 """Kinds of sweeps that queue URLs again: which, by the sweep's text."""
 JUDGE, DELETE = "judge", "delete"
 """Kinds of sweeps: queue what another description of the job kept out, and this one does not; delete the job."""
+OVER, CLOSE = "over", "close"
+"""Kinds of sweeps: exclude what is queued below a prefix that has given its pages (the sweep's text), or in a section
+that is a trap (likewise), as long as that is so."""
+COUNT = "count"
+"""Kind of sweep: count what is used of budgets that are new to the job, which waits for that."""
 
 REPLACED = {
     "cancel": ("cancel", "resume", "retry"),
@@ -96,10 +108,11 @@ REPLACED = {
     "retry": ("give_up",),
     "block": ("block", "unblock"),
     "unblock": ("unblock", "block"),
-    "widen": ("widen", "full", "limit"),
+    "widen": ("widen", "full", "full domain", "limit", OVER),
     "deepen": ("deepen",),
     JUDGE: (JUDGE,),
-    DELETE: (*DROPS, *QUEUES, JUDGE),
+    COUNT: (COUNT,),
+    DELETE: (*DROPS, *QUEUES, JUDGE, OVER, CLOSE, COUNT),
 }
 """Kinds whose unfinished sweeps, of the same job and host, end where a later one of this kind is ordered."""
 
@@ -110,6 +123,14 @@ def order(
     """Write a sweep down; returns its id. Locks nothing."""
     row = {"job_id": job_id, "kind": kind, "host": host, "text": text, "ordered_at": now, "worked_at": now}
     return int(tx.execute(ledger.insert(sweeps).values(row).returning(sweeps.c.sweep_id)).scalar_one())
+
+
+def order_once(ledger: Ledger, tx: Connection, job_id: int, kind: str, now: float, host: str, text: str) -> list[int]:
+    """As `order`, unless the same sweep is unfinished; returns its id, if there is one. Index sweeps_unfinished."""
+    same = sa.and_(sweeps.c.job_id == job_id, sweeps.c.kind == kind, sweeps.c.host == host, sweeps.c.text == text)
+    if tx.execute(sa.select(sweeps.c.sweep_id).where(same, UNFINISHED)).first() is not None:
+        return []
+    return [order(ledger, tx, job_id, kind, now, host, text)]
 
 
 def of_job(job_id: int) -> sa.ColumnElement[bool]:
@@ -172,6 +193,10 @@ def work(ledger: Ledger, now: float, sweep_id: int | None = None, size: int | No
             return False
         if sweep.kind == DELETE:
             return _delete(ledger, tx, sweep, size, now) or sweep_id is None
+        if sweep.kind == COUNT:
+            return _count(ledger, tx, sweep, size, now)
+        if sweep.kind == CLOSE and not sweep.last_host:
+            tx.execute(jobs.update().where(jobs.c.job_id == sweep.job_id).values(trapped=True))
         keys, last = ([], None) if _is_void(tx, sweep, now) else _window(tx, sweep, size)
         number = _move(ledger, tx, sweep, keys, now) if keys else 0
         _note(tx, sweep, number, last, finished_at=None if last else now)
@@ -219,15 +244,42 @@ def _delete(ledger: Ledger, tx: Connection, sweep: Any, size: int, now: float) -
     if len(names) == size:
         _note(tx, sweep, 0, (names[-1], ""))
         return True
-    for table in (seedings, leases, progress, workers, job_counts):
+    for table in (seedings, leases, progress, workers, job_counts, budgets_table, traps_table):
         tx.execute(table.delete().where(table.c.job_id == sweep.job_id))
     _note(tx, sweep, 0, None, finished_at=now)
     return False
 
 
+def _count(ledger: Ledger, tx: Connection, sweep: Any, size: int, now: float) -> bool:
+    """Count some of what is used of a job's budgets: note the domains of its hosts, then count the pages below each
+    prefix. Not before the last batch that was leased is reported: its pages may be noted by the description before.
+    False while there is one, and when all is counted."""
+    job = _described(tx, sweep.job_id)
+    under_way = sa.exists().where(leases.c.job_id == sweep.job_id)
+    if job is None or tx.execute(sa.select(under_way)).scalar_one():
+        return False
+    queue = host_queues.c
+    if sweep.text is None and job.max_pages_per_domain is not None:
+        here = sa.and_(queue.job_id == sweep.job_id, queue.host > sweep.last_host)
+        names = list(tx.execute(sa.select(queue.host).where(here).order_by(queue.host).limit(size)).scalars())
+        if names:
+            rows = [{"job_id": sweep.job_id, "host": name, "domain": url_rules.domain_of(name)} for name in names]
+            given = ledger.given(rows, queue.job_id, queue.host, queue.domain)
+            same = sa.and_(queue.job_id == given.c.job_id, queue.host == given.c.host)
+            tx.execute(host_queues.update().where(same).values(domain=given.c.domain))
+        if len(names) == size:
+            _note(tx, sweep, 0, (names[-1], ""))
+            return True
+    left = sorted(prefix for prefix in job.max_pages_per_prefix if prefix > sweep.last_url)
+    if left:
+        budgets.count(tx, sweep.job_id, left[0])
+    _note(tx, sweep, 0, ("", left[0]) if left else None, text="prefixes", finished_at=None if left else now)
+    return bool(left)
+
+
 def _is_void(tx: Connection, sweep: Any, now: float) -> bool:
     """Whether there is nothing queued that a sweep could drop, or its host is to be tried again. By primary keys."""
-    if sweep.kind not in DROPS:
+    if sweep.kind not in (*DROPS, OVER, CLOSE):
         return False
     if sweep.host is None:
         return not moves.totals(tx, sweep.job_id)["queued"]
@@ -264,6 +316,11 @@ def _wanted(sweep: Any) -> sa.ColumnElement[bool]:
         return DROPS[sweep.kind].wanted
     if sweep.kind in QUEUES:
         return QUEUES[sweep.kind](sweep.text)
+    new = sa.and_(urls.c.state == "queued", sa.not_(urls.c.was_done))
+    if sweep.kind == OVER:
+        return sa.and_(new, traps.begins(urls.c.url, sweep.text))
+    if sweep.kind == CLOSE:
+        return sa.and_(new, sa.not_(urls.c.seed), traps.below(urls.c.url, sweep.host, sweep.text))
     return links.WAS_KEPT_OUT if sweep.kind == JUDGE else sa.true()
 
 
@@ -271,6 +328,8 @@ def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]
     """Move the URLs `keys`, in the order of their key, as the sweep's kind says; returns how many that were."""
     given = _given(ledger, sweep.job_id, keys)
     here = sa.and_(*(urls.c[name] == given.c[name] for name in links.KEY))
+    if sweep.kind in (OVER, CLOSE):
+        return _keep_out(ledger, tx, sweep, here, now)
     drop = DROPS.get(sweep.kind)
     if drop is None:
         _run_again(tx, sweep)
@@ -284,6 +343,30 @@ def _move(ledger: Ledger, tx: Connection, sweep: Any, keys: list[tuple[str, str]
         politeness.try_again(tx, _given_up(tx, sweep.job_id))
     which = sa.and_(here, QUEUES[sweep.kind](sweep.text))
     return sum(moves.queue_again(ledger, tx, which, state, now) for state in TERMINAL)
+
+
+def _keep_out(ledger: Ledger, tx: Connection, sweep: Any, here: sa.ColumnElement[bool], now: float) -> int:
+    """Exclude those of a chunk's URLs that a budget or a closed section keeps out, as of now; returns how many."""
+    part = _part(ledger, tx, sweep.job_id, {sweep.host})
+    if part is None:
+        return 0
+    _lock(tx, here)
+    refused = part.full_prefix(sweep.text) if sweep.kind == OVER else part.closed_section(sweep.host, sweep.text)
+    if refused is None:
+        return 0
+    which = sa.and_(here, _wanted(sweep))
+    return moves.drop_queued(ledger, tx, which, "excluded", str(refused.cause), refused.reason, now)
+
+
+def _part(ledger: Ledger, tx: Connection, job_id: int, names: set[str]) -> budgets.Part | None:
+    """What a job takes no more of on some hosts; None if this release cannot read the job."""
+    job = _described(tx, job_id)
+    if job is None:
+        return None
+    trapped = tx.execute(sa.select(jobs.c.trapped).where(jobs.c.job_id == job_id)).scalar_one()
+    part = budgets.Part(job, bool(trapped), names)
+    budgets.read(ledger, tx, {job_id: part})
+    return part
 
 
 def _given_up(tx: Connection, job_id: int) -> list[str]:
@@ -316,11 +399,13 @@ def _lock(tx: Connection, here: sa.ColumnElement[bool]) -> None:
 
 def _judge(ledger: Ledger, tx: Connection, sweep: Any, here: sa.ColumnElement[bool], now: float) -> int:
     """Queue those of a chunk that the job's description no longer keeps out; returns how many these are."""
-    job = _described(tx, sweep.job_id)
-    if job is None:
+    rows = tx.execute(sa.select(*(urls.c[name] for name in ("host", "url", *links.PATH))).where(here)).all()
+    part = _part(ledger, tx, sweep.job_id, {row.host for row in rows})
+    if part is None:
         return 0
-    rows = tx.execute(sa.select(*(urls.c[name] for name in ("host", "url", *links.PATH))).where(here))
-    wanted = [row._asdict() for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
+    job = part.job
+    in_scope = [row for row in rows if not job.refuses(row.url, row.found_on or row.url, row.depth)]
+    wanted = [row._asdict() for row in in_scope if part.refusal(row.url, row.seed) is None]
     found = moves.none_yet()
     number = links.bring_nearer(ledger, tx, sweep.job_id, job, wanted, found) if wanted else 0
     moves.apply(ledger, tx, found, now)

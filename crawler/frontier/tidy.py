@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from crawler.frontier import lease, machines, moves, politeness, request_log, status, sweeps
+from crawler import urls as url_rules
+from crawler.frontier import budgets, lease, machines, moves, politeness, request_log, status, sweeps
 from crawler.frontier.ledger import Ledger, UnreadableJobError, job_of
 from crawler.frontier.links import KEY
 from crawler.frontier.schema import (
@@ -289,7 +290,8 @@ def _end(
         return
     lost = moves.none_yet()
     names = [row.lease for row in rows]
-    lease.lose(tx, names, reason, lost, now, begun)
+    gone: list[tuple[int, str]] = []
+    lease.lose(tx, names, reason, lost, now, gone, begun)
     tx.execute(leases.delete().where(leases.c.lease.in_(names)))
     due = {row.host: now for row in rows}
     for row in rows:
@@ -298,6 +300,7 @@ def _end(
         politeness.rest(ledger, tx, due)
     moves.apply(ledger, tx, lost, now)
     politeness.make_due(ledger, tx, due, now)
+    budgets.note_gone(ledger, tx, gone)
 
 
 def _tidy_job(ledger: Ledger, row: Any, job: Job, time_left: Slice, now: float) -> None:
@@ -401,7 +404,12 @@ def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: fl
     is not, clear the flag. Index host_queues_to_drop."""
     full = sa.false() if job.max_pages_per_host is None else _full(job.max_pages_per_host)
     flagged = tx.execute(
-        sa.select(host_queues.c.host, host_queues.c.discovered, sa.case((full, 1), else_=0).label("full"))
+        sa.select(
+            host_queues.c.host,
+            host_queues.c.discovered,
+            (host_queues.c.queued - host_queues.c.again).label("new"),
+            sa.case((full, 1), else_=0).label("full"),
+        )
         .where(
             host_queues.c.job_id == job_id, host_queues.c.queued > 0, host_queues.c.give_up, sa.not_(sweeps.of_queue())
         )
@@ -413,6 +421,8 @@ def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: fl
     dead = sa.case((politeness.given_up(now), 1), else_=0).label("dead")
     asked = sa.select(hosts.c.host, hosts.c.failure, hosts.c.blocked_at, dead)
     known = {host.host: host for host in tx.execute(asked.where(hosts.c.host.in_([row.host for row in flagged])))}
+    part = budgets.Part(job, False, {row.host for row in flagged})
+    budgets.read(ledger, tx, {job_id: part})
     unwanted: list[tuple[Any, str, str | None]] = []
     wanted = []
     for row in flagged:
@@ -423,6 +433,8 @@ def _drop_flagged(ledger: Ledger, tx: Connection, job_id: int, job: Job, now: fl
             unwanted.append((row, "give_up", f"host given up: {host.failure}"))
         elif row.full:
             unwanted.append((row, "full", None))
+        elif row.new > 0 and url_rules.domain_of(row.host) in part.full_domains:
+            unwanted.append((row, "full domain", None))
         else:
             wanted.append(row.host)
     number = _drop_of(ledger, tx, job_id, unwanted, now)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from budget_promises import *  # noqa: F403
 from conservation_promises import *  # noqa: F403
 from depth_promises import *  # noqa: F403
 from failure_promises import *  # noqa: F403
@@ -20,7 +21,7 @@ from reading_promises import *  # noqa: F403
 from sharing_promises import *  # noqa: F403
 from sqlalchemy.exc import DBAPIError
 
-from crawler.frontier import status, tidy
+from crawler.frontier import status, tidy, traps
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
@@ -31,9 +32,11 @@ from crawler.messages import Admission, Batch, Link, Report
 Find = Callable[[Batch], list[Link]]
 
 
-def all_at_once(ledger: Ledger, schedulers: int, find: Find) -> list[tuple[str, str]]:
+def all_at_once(
+    ledger: Ledger, schedulers: int, find: Find, digest: Callable[[str], str | None] = lambda _: None
+) -> list[tuple[str, str]]:
     """Four recorders and some schedulers, on pages whose links `find` makes up, until nothing is to be done; (job, URL)
-    of all that was leased. Reports arrive doubled, reordered and several at a time."""
+    of all that was leased. Reports arrive doubled, reordered and several at a time; each page has its `digest`."""
     reports: list[Report] = []
     leased: list[tuple[str, str]] = []
     lock, stop, errors = threading.Lock(), threading.Event(), []
@@ -42,6 +45,7 @@ def all_at_once(ledger: Ledger, schedulers: int, find: Find) -> list[tuple[str, 
         while not stop.is_set():
             for batch in again(lambda: lease(ledger, 20, time.time())):
                 made = report(batch).model_copy(update={"links": find(batch)})
+                made.results = [page.model_copy(update={"digest": digest(page.url)}) for page in made.results]
                 with lock:
                     leased.extend((batch.job.name, target.url) for target in batch.targets)
                     reports.extend([made] * random.choice((1, 2)))  # noqa: S311
@@ -126,3 +130,44 @@ def test_jobs_on_the_same_hosts_whose_pages_link_to_each_other(ledger: Ledger) -
     for job in status.snapshots(ledger, 0, recount=True):
         assert job["counts"] == job["recounted"] == job["by_host"]
         assert job["counts"]["done"] == len(linked[job["job"]]) > 300
+
+
+@pytest.mark.timeout(150)
+def test_budgets_are_exact_and_a_trap_is_closed_whoever_records(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three hosts of one domain that link to each other, and to a folder of copies, with reports in any order."""
+    monkeypatch.setattr(traps, "RUN", 20)
+    hosts = [f"h{number}.x.test" for number in range(3)]
+    budget = {f"http://{hosts[0]}/a/": 37, f"http://{hosts[1]}/": 250}
+    job = Job(
+        name="j",
+        delay=0,
+        connections=3,
+        scope=Scope(kind="any"),
+        max_pages_per_prefix=budget,
+        max_pages_per_domain=900,
+    )
+    seeds = [f"http://{host}/{number}" for host in hosts for number in range(50)]
+    admit(ledger, Admission(job=job, seeding="s", chunk=0, chunks=1, urls=seeds), now=0)
+
+    def find(_: Batch) -> list[Link]:
+        folders = random.choices(("", "a/", "copies/"), k=60)  # noqa: S311
+        return [
+            Link(url=f"http://{random.choice(hosts)}/{folder}{random.randrange(3000)}", depth=1)  # noqa: S311
+            for folder in folders
+        ]
+
+    def digest(url: str) -> str:
+        return "copy" if "/copies/" in url else url
+
+    all_at_once(ledger, 1, find, digest)
+    (snapshot,) = status.snapshots(ledger, 0, recount=True)
+    assert snapshot["counts"] == snapshot["recounted"] == snapshot["by_host"]
+    done = [row["url"] for row in status.pages(ledger, "j") if row["state"] == "done"]
+    assert len(done) == 900
+    used = {used["prefix"]: used["pages"] for used in snapshot["budgets"]}
+    assert used == {prefix: sum(url.startswith(prefix) for url in done) for prefix in budget}
+    assert all(used[prefix] <= most for prefix, most in budget.items())
+    assert used[f"http://{hosts[0]}/a/"] == 37
+    assert {closed["section"] for closed in snapshot["closed"]} == {"/copies/"}

@@ -19,7 +19,7 @@ from test_seed import FakeBroker
 from website import Answer, Site
 
 from crawler import cli, local
-from crawler.frontier import schema
+from crawler.frontier import schema, traps
 from crawler.frontier.ledger import Ledger
 from crawler.job import Job
 from crawler.messages import Admission
@@ -55,13 +55,13 @@ def crawler(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     return Crawler(tmp_path, capsys)
 
 
-def crawl(ledger: Ledger, site: Site, *paths: str, stop: bool = False, name: str = "j") -> None:
+def crawl(ledger: Ledger, site: Site, *paths: str, stop: bool = False, **job: Any) -> None:
     told = Event()
     if stop:
         told.set()
-    job = Job(name=name, delay=0)
+    made = Job.model_validate({"name": "j", "delay": 0, **job})
     urls = [site.url + path for path in paths]
-    local.crawl(ledger, [Admission(job=job, seeding="s", chunk=0, chunks=1, urls=urls)], told, lambda _: None)
+    local.crawl(ledger, [Admission(job=made, seeding="s", chunk=0, chunks=1, urls=urls)], told, lambda _: None)
 
 
 @pytest.fixture
@@ -93,6 +93,29 @@ def test_status(crawler: Crawler) -> None:
     assert (job["job"], job["conserved"]) == ("j", True)
     assert (job["done"], job["failed"], job["discovered"]) == (2, 1, 3)
     assert job["counts"]["done"] == 2
+
+
+def test_status_and_explain_say_what_closed_a_part_of_a_site(
+    crawler: Crawler, ledger: Ledger, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traps, "WATCH_FROM", 0)
+    monkeypatch.setattr(traps, "RUN", 3)
+    days = "".join(f"<a href='/cal/{day}'>{day}</a>" for day in range(4))
+    site.pages["/"] = Answer(f"<title>Home</title>{days}<a href='/forum/1'>1</a><a href='/forum/2'>2</a>")
+    for path in (*(f"/cal/{day}" for day in range(4)), "/forum/1", "/forum/2"):
+        site.pages[path] = Answer("<title>Day</title><a href='/cal/more'>more</a>")
+    crawl(ledger, site, "/", max_pages_per_prefix={f"{site.url}/forum/": 1})
+    reason = "trap: the last 3 pages below /cal/ had been seen before"
+    status, out = crawler("status")
+    assert status == 0
+    assert f"closed: {site.host}/cal/: {reason}" in out
+    assert f"1 of 1 pages below {site.url}/forum/" in out
+    (row,) = crawler.json("explain", f"{site.url}/cal/more")
+    assert (row["state"], row["reason"]) == ("excluded", reason)
+    assert reason in crawler("explain", f"{site.url}/cal/more")[1]
+    reasons = {found["reason"] for path in ("1", "2") for found in crawler.json("explain", f"{site.url}/forum/{path}")}
+    assert reasons == {None, f"max_pages_per_prefix reached: {site.url}/forum/"}
+    assert "1 URLs of j" in crawler("retry", "j", "--reason", "trap")[1]
 
 
 def test_status_sees_counts_that_do_not_add_up(crawler: Crawler, crawled: Site, ledger: Ledger) -> None:
@@ -269,8 +292,8 @@ def test_pause_resume_cancel(crawler: Crawler) -> None:
 
 @pytest.mark.usefixtures("crawled")
 def test_retry(crawler: Crawler) -> None:
-    assert crawler("retry", "j", "--reason", "HTTP 5")[1] == "0 failed URLs of j are queued again\n"
-    assert crawler("retry", "j", "--reason", "404")[1] == "1 failed URLs of j are queued again\n"
+    assert crawler("retry", "j", "--reason", "HTTP 5")[1] == "0 URLs of j are queued again\n"
+    assert crawler("retry", "j", "--reason", "404")[1] == "1 URLs of j are queued again\n"
     assert states(crawler) == {"queued": 1, "done": 2}
 
 

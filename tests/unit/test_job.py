@@ -74,6 +74,19 @@ def test_addresses_are_domains_of_their_own() -> None:
         ("name: j\ndelay: -1", r"job.yml: delay: .*greater than or equal to 0 \(given: -1\)"),
         ("name: j\nscope: {kind: prefix}", r"kind 'prefix' needs 'prefixes'"),
         ("name: j\nscope: {deny: ['(']}", r"is no regular expression"),
+        (
+            "name: j\nmax_pages_per_domain: 0",
+            r"job.yml: max_pages_per_domain: .*greater than or equal to 1 \(given: 0\)",
+        ),
+        (
+            "name: j\nmax_pages_per_prefix: {/forum/: 5}",
+            r"'/forum/' is no URL prefix.*such as 'https://example.org/forum/'",
+        ),
+        (
+            "name: j\nmax_pages_per_prefix: {'http://a.test/': 0}",
+            r"job.yml: max_pages_per_prefix.http://a.test/: .*equal to 1",
+        ),
+        ("name: j\nmax_pages_per_prefix: 500", r"job.yml: max_pages_per_prefix: .*valid dictionary \(given: 500\)"),
         ("name: '../j'", r"job.yml: name: "),
         ("depth: 1", r"job.yml: name: Field required"),
         ("- name: j", r"a job is a mapping"),
@@ -85,3 +98,17 @@ def test_a_wrong_description_names_the_field(tmp_path: Path, given: str, complai
     file.write_text(given)
     with pytest.raises(JobError, match=complaint):
         Job.from_file(file)
+
+
+def test_budgets_of_prefixes_are_told_as_urls_are_known(tmp_path: Path) -> None:
+    file = tmp_path / "job.yml"
+    file.write_text(
+        "name: j\nmax_pages_per_prefix: {'HTTPS://Example.org:443/Forum/': 500, 'https://example.org': 900}"
+    )
+    job = Job.from_file(file)
+    assert job.max_pages_per_prefix == {"https://example.org/Forum/": 500, "https://example.org/": 900}
+    assert job.budgets("https://example.org/Forum/1") == ["https://example.org/Forum/", "https://example.org/"]
+    assert job.budgets("https://example.org/forum/1") == ["https://example.org/"]
+    assert Job.model_validate_json(job.model_dump_json()) == job
+    assert job.limited
+    assert not Job(name="j").limited

@@ -14,11 +14,11 @@ from warcio.archiveiterator import ArchiveIterator
 from website import Answer, Site
 
 from crawler import local
-from crawler.frontier import export, status
+from crawler.frontier import export, status, traps
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.schema import urls
 from crawler.job import Job
-from crawler.messages import Admission
+from crawler.messages import Admission, Cause
 from crawler.worker import extract
 from crawler.worker.archive import Archive
 
@@ -118,3 +118,39 @@ def test_a_page_the_disk_does_not_take_is_fetched_again_later(
     rows = crawled(site, ledger, archive_at(tmp_path))
     assert [row["state"] for row in rows] == ["done"] * 7
     assert len(site.paths) == 8
+
+
+class Calendar(dict[str, Any]):
+    """A site's pages, and one that answers for every day, with relative links to ten more: 10, 100, 1000, and so on."""
+
+    def get(self, path: str, default: Any = None) -> Any:
+        if not path.startswith("/en/calendar/"):
+            return super().get(path, default)
+        return Answer("Nothing on this day. " + "".join(f"<a href='{day}/'>{day}</a>" for day in "abcdefghij"))
+
+
+def test_a_calendar_without_end_ends_by_itself_and_the_site_is_whole(site: Site, ledger: Ledger) -> None:
+    site.tree(150)
+    site.pages["/"] = Answer(f"{site.pages['/'].body}<a href='/en/calendar/'>calendar</a>")  # type: ignore[union-attr]
+    site.pages = Calendar(site.pages)
+    rows = crawled(site, ledger, None)
+    of_calendar = [row for row in rows if "/en/calendar/" in row["url"]]
+    days = [row for row in of_calendar if row["state"] == "done"]
+    assert {row["url"] for row in rows if row not in of_calendar} == {f"{site.url}/{n or ''}" for n in range(150)}
+    assert {row["state"] for row in rows if row not in of_calendar} == {"done"}
+    assert traps.RUN < len(days) < 500
+    others = {(row["state"], row["cause"]) for row in of_calendar if row not in days}
+    assert others == {("excluded", Cause.TRAP)}
+    assert len(site.paths) == len(set(site.paths)) == 150 + len(days)
+    (job,) = status.snapshots(ledger, 0)
+    (closed,) = job["closed"]
+    assert (closed["host"], closed["section"]) == (site.host, "/en/calendar/")
+
+
+def test_of_a_part_of_the_site_as_many_pages_as_the_job_wants(site: Site, ledger: Ledger) -> None:
+    site.tree(150)
+    site.pages["/"] = Answer(f"{site.pages['/'].body}<a href='/en/calendar/'>calendar</a>")  # type: ignore[union-attr]
+    site.pages = Calendar(site.pages)
+    rows = crawled(site, ledger, None, max_pages_per_prefix={f"{site.url}/en/calendar/": 70}, traps=False)
+    days = [row for row in rows if "/en/calendar/" in row["url"] and row["state"] == "done"]
+    assert (len(days), len(site.paths)) == (70, 220)

@@ -4,6 +4,7 @@ or fault leaves one where it can never be fetched."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import Any
 
 import pytest
@@ -12,25 +13,42 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crawler import limits
-from crawler.frontier import addresses, orders, status, sweeps, tidy
+from crawler.frontier import addresses, orders, status, sweeps, tidy, traps
 from crawler.frontier.admit import admit
 from crawler.frontier.caps import NO_CAPS, Cap, Caps
 from crawler.frontier.lease import lease
-from crawler.frontier.ledger import Ledger
+from crawler.frontier.ledger import Ledger, job_of
 from crawler.frontier.record import record
-from crawler.frontier.schema import COUNTS, STATES, host_queues, hosts, job_counts, leases, metadata, urls
+from crawler.frontier.schema import (
+    COUNTED,
+    COUNTS,
+    STATES,
+    budgets,
+    host_queues,
+    hosts,
+    job_counts,
+    jobs,
+    leases,
+    metadata,
+    urls,
+)
 from crawler.job import Job
 from crawler.messages import Admission, BackOff, Batch, Cause, Link, Report, Retry, UrlResult
+from crawler.urls import host_of
 
-HOSTS = ("a.test", "b.test", "c.test")
+HOSTS = ("a.test", "b.test", "c.b.test")
 JOBS = ("j", "k")
-URLS = [f"http://{host}/{number}" for host in HOSTS for number in range(5)]
+URLS = [f"http://{host}/{path}" for host in HOSTS for path in ("0", "1", "x/2", "x/3", "x/4")]
 DESCRIPTIONS: list[dict[str, Any]] = [
     {},
     {"depth": 1},
     {"depth": 3, "connections": 2},
     {"max_pages": 4},
     {"max_pages_per_host": 2, "depth": 2},
+    {"max_pages_per_domain": 3, "scope": {"kind": "any"}},
+    {"max_pages_per_prefix": {"http://a.test/": 3, "http://a.test/x/": 1}, "connections": 2},
+    {"max_pages_per_prefix": {"http://b.test/x/": 1}, "recrawl": 3600, "scope": {"kind": "any"}},
+    {"traps": False},
     {"scope": {"kind": "any"}, "max_attempts": 2},
     {"recrawl": 3600},
 ]
@@ -73,6 +91,11 @@ class Crawl:
         """Some hosts' addresses become known, or that there is none."""
         found = {host: self.one_of(ADDRESSES) for host in addresses.to_look_up(self.ledger, limit)}
         addresses.looked_up(self.ledger, found, self.now)
+
+    def tidy(self) -> None:
+        """As much as four looks at the clock allow: the same on a busy machine, as hypothesis wants it."""
+        clock = itertools.count()
+        tidy.tidy(self.ledger, self.now, seconds=4, clock=lambda: float(next(clock)))
 
     def lease(self) -> None:
         self.look_up(self.draw(st.integers(0, 3)))
@@ -138,7 +161,7 @@ class Crawl:
         elif event == "lease":
             self.lease()
         elif event == "tidy":
-            tidy.tidy(self.ledger, self.now, clock=lambda: 0.0)  # a slow machine changes nothing
+            self.tidy()
         elif event == "block":
             orders.block(self.ledger, host, self.now, self.shown)
         elif event == "unblock":
@@ -150,7 +173,7 @@ class Crawl:
                 orders.set_state(self.ledger, job, state, self.now, self.shown)
         elif event == "retry failed":
             if job in known:
-                orders.retry(self.ledger, job, None, self.now, self.shown)
+                orders.retry(self.ledger, job, self.one_of([None, "trap"]), self.now, self.shown)
         elif event == "repeat":
             if self.reports:
                 self.record()
@@ -190,6 +213,24 @@ class Crawl:
             assert all((number or 0) >= 0 for number in least)
             out = connection.execute(sa.select(leases.c.host, sa.func.count()).group_by(leases.c.host)).all()
             assert all(number <= 2 for _, number in out)
+            self.check_budgets(connection)
+
+    def check_budgets(self, connection: sa.Connection) -> None:
+        """Of a job whose budgets are counted, what is noted of them is what is there."""
+        of_jobs = sa.select(jobs).where(jobs.c.state != "deleted", sa.not_(sweeps.unfinished(jobs.c.job_id, "count")))
+        for row in connection.execute(of_jobs).all():
+            job = job_of(row.spec)
+            chosen = sa.select(budgets.c.prefix, budgets.c.pages).where(budgets.c.job_id == row.job_id)
+            noted = {found.prefix: found.pages for found in connection.execute(chosen)}
+            is_page = sa.or_(urls.c.state == "done", sa.and_(urls.c.was_done, urls.c.state.in_(("queued", "leased"))))
+            pages = (
+                connection.execute(sa.select(urls.c.url).where(urls.c.job_id == row.job_id, is_page)).scalars().all()
+            )
+            for prefix in job.max_pages_per_prefix:
+                assert noted.get(prefix, 0) == sum(page.startswith(prefix) for page in pages)
+            counted = sa.select(host_queues.c.host).where(host_queues.c.job_id == row.job_id, COUNTED)
+            if job.max_pages_per_domain is not None:
+                assert {host_of(page) for page in pages} <= set(connection.execute(counted).scalars())
 
     def bring_to_an_end(self) -> None:
         """Whatever happened: once nothing stands against it, every job ends, and everything queued was asked for."""
@@ -204,16 +245,16 @@ class Crawl:
             admit(self.ledger, Admission(job=job, seeding="end", chunk=0, chunks=1, urls=[URLS[0]]), self.now)
         for _ in range(300):
             self.now += 700
-            tidy.tidy(self.ledger, self.now, clock=lambda: 0.0)  # a slow machine changes nothing
+            self.tidy()
             self.lease()
             record(self.ledger, [self.report("page") for _ in range(len(self.under_way))], self.now)
             self.check()
-            tidy.tidy(self.ledger, self.now, clock=lambda: 0.0)  # a slow machine changes nothing
+            self.tidy()
             if all(job["state"] == "done" for job in status.snapshots(self.ledger, self.now)):
                 break
-        jobs = status.snapshots(self.ledger, self.now)
-        assert {job["state"] for job in jobs} == {"done"}
-        assert not any(job["counts"]["queued"] + job["counts"]["leased"] for job in jobs)
+        ended = status.snapshots(self.ledger, self.now)
+        assert {job["state"] for job in ended} == {"done"}
+        assert not any(job["counts"]["queued"] + job["counts"]["leased"] for job in ended)
 
 
 @settings(
@@ -223,6 +264,8 @@ class Crawl:
 def test_conservation_whatever_happens_in_whatever_order(ledger: Ledger, events: list[str], data: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "CHUNK", data.draw(st.sampled_from([2, 10_000])))  # orders of several chunks
+        patch.setattr(traps, "WATCH_FROM", 1)
+        patch.setattr(traps, "RUN", 2)
         _crawl(ledger, events, data)
 
 

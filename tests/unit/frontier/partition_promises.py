@@ -117,7 +117,7 @@ def test_the_table_of_an_earlier_release_becomes_a_partition(ledger: Ledger) -> 
     assert third == (1e11, OTHER)
     # The release before goes on: what it inserts is there once, and it finds all that its schema has.
     with ledger.transaction() as tx:
-        tx.execute(ledger.insert_rows(requests, [far, rows[0]]).on_conflict_do_nothing())
+        tx.execute(ledger.insert(requests).values([far, rows[0]]).on_conflict_do_nothing())
         old.create(tx, checkfirst=True)
         index.create(tx, checkfirst=True)
     assert list(where(ledger)) == [1.0, NOON, 1e11]

@@ -1,5 +1,6 @@
 """The ledger's promises on SQLite, as the embedded mode uses it."""
 
+from budget_promises import *  # noqa: F403
 from conservation_promises import *  # noqa: F403
 from depth_promises import *  # noqa: F403
 from failure_promises import *  # noqa: F403
