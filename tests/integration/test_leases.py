@@ -48,7 +48,7 @@ def check_holders(site: Site) -> None:
     assert min(gaps) >= DELAY, [(round(request.at, 2), holder(request), request.path) for request in site.requests]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)  # the first test of a run waits for the services
 def test_workers_that_freeze_or_die(processes: Processes, sites: list[Site], outcome: Outcome) -> None:
     processes.worker(3)
     for site in sites:
@@ -88,7 +88,7 @@ Broker.send = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_leases_whose_messages_are_lost(
     processes: Processes, services: Services, sites: list[Site], outcome: Outcome
 ) -> None:
@@ -124,7 +124,7 @@ def test_leases_whose_messages_are_lost(
     assert outcome("purged")["done"] == 3 * len(purged)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_reports_that_wait_keep_their_leases(processes: Processes, sites: list[Site], outcome: Outcome) -> None:
     for site in sites:
         site.tree(20)
