@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from crawler import settings
+from crawler import limits, settings
 from crawler.frontier import orders, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.caps import Cap, Caps
@@ -46,8 +46,9 @@ LINKS, NEW = 40, 1
 """On each page, and how many of them the ledger does not know: a frontier with no end in sight."""
 NEAR = 1_000
 """Pages to which a page may link."""
-AT_ONCE = 50
-"""Hosts leased in one call and reports recorded in one, as scheduler and recorder do when there is enough."""
+AT_ONCE = limits.GATHER_MESSAGES
+"""Hosts leased in one call and reports recorded in one, as a recorder takes them in when there is enough; the scheduler
+leases twice as many."""
 ALONE_HOSTS, ALONE_PAGES = 20_000, 3_000
 """Hosts with one page each, and how many of them a round crawls."""
 HOST_URLS = NEAR
@@ -95,7 +96,7 @@ SELECT :job, {host}, :each, :queued, :each - :queued, 0 FROM {hosts} h
 """
 HOSTS = """
 INSERT INTO hosts (host, next_due, address, looked_up_at)
-SELECT {host}, 0, '10.' || h.n / 65536 % 256 || '.' || h.n / 256 % 256 || '.' || h.n % 256, :now FROM {hosts} h
+SELECT {host}, 0, '10.' || (h.n / 65536 % 256) || '.' || (h.n / 256 % 256) || '.' || (h.n % 256), :now FROM {hosts} h
 """
 WAIT = (
     "INSERT INTO machines (machine, next_due) VALUES (:address, 0)",

@@ -293,6 +293,7 @@ def _end(
     gone: list[tuple[int, str]] = []
     lease.lose(tx, names, reason, lost, now, gone, begun)
     tx.execute(leases.delete().where(leases.c.lease.in_(names)))
+    machines.end(ledger, tx, names, now)
     due = {row.host: now for row in rows}
     for row in rows:
         due[row.host] = max(due[row.host], now + delays.get(row.job_id, 0.0))
