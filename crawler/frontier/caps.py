@@ -107,6 +107,7 @@ def literal(host: str) -> str | None:
     return name if is_address(name) else None
 
 
+@functools.lru_cache(maxsize=65536)
 def is_address(text: str) -> bool:
     """Whether a text is an address, and no domain: that has a last label with a letter in it."""
     if ":" not in text and not text[-1:].isdigit():

@@ -42,6 +42,9 @@ UNLIMITED = 10**9
 
 _WANTED = (host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
 """What a host queue has to be to be in index host_queues_due_by_job."""
+_OF_TARGET = tuple(Target.model_fields)
+_READ = (*_OF_TARGET, *KEY, "turn", "attempts", "discovered_at", "was_done", "expiries")
+"""The columns that are read of a URL which may be leased: those that its batch says, and those that decide."""
 
 
 @dataclass
@@ -124,7 +127,7 @@ def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]
                 lease=one.lease,
                 job=one.sharer.job,
                 host=one.row.host,
-                targets=[Target.model_validate(row._asdict()) for row in one.targets],
+                targets=[Target.model_validate(dict(zip(_OF_TARGET, row, strict=False))) for row in one.targets],
                 expires_at=deadline - limits.LEASE_MARGIN,
                 begin_by=now + limits.BEGIN,
                 robots=robots,
@@ -537,7 +540,7 @@ def _in_turn(ledger: Ledger) -> sa.Select[Any]:
         )
         return ready, [table.c[name] for name in ("not_before", "turn", "depth", "attempts", "discovered_at")]
 
-    return ledger.first_of_each(given, urls, rule, sa.bindparam("limit", type_=sa.Integer))
+    return ledger.first_of_each(given, urls, _READ, rule, sa.bindparam("limit", type_=sa.Integer))
 
 
 def _wake(ledger: Ledger, tx: Connection, rows: list[Any], now: float) -> None:

@@ -195,23 +195,29 @@ class Ledger:
         ).subquery("given")
 
     def first_of_each(
-        self, given: sa.FromClause, table: sa.Table, rule: EachRule, limit: sa.BindParameter[int]
+        self,
+        given: sa.FromClause,
+        table: sa.Table,
+        names: Sequence[str],
+        rule: EachRule,
+        limit: sa.BindParameter[int],
     ) -> sa.Select[Any]:
-        """Up to `limit` rows of `table` for each row of `given`, the first by a rule: `rule(alias)` returns what an
-        alias of the table has to meet (it may compare with columns of `given`) and the order. Each row is found by its
-        index, however many others there are. Locks the rows on PostgreSQL, and passes over those that are locked."""
+        """Columns of up to `limit` rows of `table` for each row of `given`, the first by a rule: `rule(alias)` returns
+        what an alias of the table has to meet (it may compare with columns of `given`) and the order. Each row is found
+        by its index, however many others there are. Locks the rows on PostgreSQL, and passes over those that are
+        locked."""
         if self.postgresql:
             condition, order = rule(table)
             chosen = sa.select(table).where(condition).order_by(*order).limit(limit).with_for_update(skip_locked=True)
             first = chosen.lateral("first")
-            return sa.select(first).select_from(given.join(first, sa.true()))
+            return sa.select(*(first.c[name] for name in names)).select_from(given.join(first, sa.true()))
         # SQLite knows no LATERAL.
         alias = table.alias("first")
         condition, order = rule(alias)
         rowid: sa.ColumnElement[int] = sa.literal_column("first.rowid")
         rowids = sa.select(rowid).select_from(alias).where(condition).order_by(*order)
         found = sa.literal_column(f"{table.name}.rowid").in_(rowids.limit(limit).correlate(given))
-        return sa.select(table).select_from(given.join(table, found))
+        return sa.select(*(table.c[name] for name in names)).select_from(given.join(table, found))
 
 
 class UnreadableJobError(ValueError):

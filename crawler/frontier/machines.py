@@ -217,7 +217,8 @@ def _in_turn(ledger: Ledger) -> sa.Select[Any]:
     def rule(table: sa.FromClause) -> tuple[sa.ColumnElement[bool], list[sa.ColumnElement[Any]]]:
         return table.c.machine == given.c.machine, [table.c.since]
 
-    return ledger.first_of_each(given, waiting_hosts, rule, sa.bindparam("limit", type_=sa.Integer))
+    names = ("host", "machine", "since")
+    return ledger.first_of_each(given, waiting_hosts, names, rule, sa.bindparam("limit", type_=sa.Integer))
 
 
 def _wanted(ledger: Ledger, tx: Connection, names: list[str]) -> frozenset[str]:

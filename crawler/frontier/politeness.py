@@ -42,6 +42,7 @@ def retry_wait(attempts: int, longest: float, jitter: Callable[[], float] = rand
 
 _WELL: dict[str, Any] = {"failures": 0, "failure": None, "failing_since": None, "given_up_at": None, "rests": 0}
 """Columns of hosts as of one that answers."""
+_READ = ("host", "next_due", "robots", *_WELL)
 
 
 class Due(NamedTuple):
@@ -60,7 +61,8 @@ def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Se
     are counted for a lease that is held, and so once.
     """
     names = sorted({report.host for report in reports})
-    known = {row.host: row._asdict() for row in ledger.run(tx, _locked, [{"host": name} for name in names])}
+    rows = ledger.run(tx, _locked, [{"host": name} for name in names])
+    known: dict[str, dict[str, Any]] = {row.host: dict(zip(_READ, row, strict=True)) for row in rows}
     to_judge = set(held)
     for report in reports:
         host = known[report.host]
@@ -78,8 +80,9 @@ def reported(ledger: Ledger, tx: Connection, reports: Sequence[Report], held: Se
 
 def _locked(ledger: Ledger) -> sa.Select[Any]:
     given = ledger.given(None, hosts.c.host)
-    columns = [hosts.c[name] for name in ("host", "next_due", "robots", *_WELL)]
-    of_names = sa.select(*columns).join(given, given.c.host == hosts.c.host).order_by(hosts.c.host)
+    of_names = (
+        sa.select(*(hosts.c[name] for name in _READ)).join(given, given.c.host == hosts.c.host).order_by(hosts.c.host)
+    )
     return of_names.with_for_update(of=hosts)
 
 
