@@ -204,6 +204,9 @@ class Job(BaseModel):
     archive: Literal["warc", "none"] = "warc"
     """Keep every page, as fetched, in WARC files on the worker that fetched it."""
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # max_pages_per_prefix has none
+
     @classmethod
     def from_file(cls, path: Path) -> Job:
         """Read a job from a YAML file. Raises JobError with one line for each thing that is wrong."""
