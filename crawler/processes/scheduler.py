@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 PER_CONSUMER = 10
 """Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
 LEASE_AT_ONCE = 200
-IDLE_SECONDS = 0.1
+IDLE_SECONDS, FEW, FEW_SECONDS = 0.1, 20, 0.05
+"""How long to wait after leasing nothing; and after leasing few batches: a call costs as much as FEW of them."""
 LOOK_UP_SECONDS = 0.1
 RECALL_SECONDS = TIDY_SECONDS = STATUS_SECONDS = HOLDS_SECONDS = 1.0
 SAMPLE_SECONDS = 5.0
@@ -94,8 +95,8 @@ class Scheduler:
                 leased = self.step() if self._leads() else 0
                 systemd.alive()
                 pause = 1.0
-                if not leased:
-                    self.stop.wait(IDLE_SECONDS)
+                if leased < FEW:
+                    self.stop.wait(FEW_SECONDS if leased else IDLE_SECONDS)
             except self._passing as error:
                 # Away services come back; the watchdog is for a scheduler that hangs, not for one that waits.
                 log.warning("%s; trying again in %.0f s", str(error).splitlines()[0], pause)
