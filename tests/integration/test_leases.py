@@ -26,10 +26,6 @@ def holder(request: Request) -> str:
     return found[1]
 
 
-def asked_by(site: Site, *workers: str) -> list[Request]:
-    return [request for request in site.requests if holder(request) in workers]
-
-
 def show(what: str, seconds: list[float]) -> None:
     print(f"{what}: fetched again after {', '.join(f'{second:.1f}' for second in sorted(seconds))} s")
 
@@ -65,12 +61,13 @@ def test_workers_that_freeze_or_die(processes: Processes, sites: list[Site], out
     processes.stop(killed, signal.SIGKILL)
     time.sleep(1)  # what was on its way when they stopped has arrived
     held = {worker: of(worker) for worker in (frozen, killed)}
-    eventually(lambda: all(asked_by(site, "worker-2") for site in held[frozen] + held[killed]), 1.5 * MINUTE)
+
+    def again_at(site: Site) -> float | None:
+        return next((r.at for r in site.requests if r.at > moment + 1 and holder(r) == "worker-2"), None)
+
+    eventually(lambda: all(again_at(site) for site in held[frozen] + held[killed]), 1.5 * MINUTE)
     for worker, its_sites in held.items():
-        again = [
-            next(r.at for r in site.requests if r.at > moment + 1 and holder(r) == "worker-2") - moment
-            for site in its_sites
-        ]
+        again = [(again_at(site) or 0) - moment for site in its_sites]
         show(f"{worker} {'frozen' if worker == frozen else 'killed'}", again)
         assert max(again) <= MINUTE
     thawed = time.time()
