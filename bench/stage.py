@@ -158,6 +158,16 @@ class Spent:
     output: str = ""
 
 
+SETTINGS = {
+    "PYTHONPATH": str(ROOT),
+    "SSL_CERT_FILE": str(AUTHORITY),
+    # As in inventory/group_vars/all.yml:
+    "CRAWLER_CONTACT": "https://example.org/bench",
+    "CRAWLER_EXEMPT_NETWORKS": "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7",
+}
+"""Of the contestants' processes."""
+
+
 class Process:
     """A contestant's process on this machine, which finds the web host by name."""
 
@@ -172,9 +182,7 @@ class Process:
             stderr=self._log,
             text=True,
             cwd=CACHE,
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT), "CRAWLER_CONTACT": "https://example.org/bench", "SSL_CERT_FILE": str(AUTHORITY)}
-            | environment,
+            env=os.environ | SETTINGS | environment,
         )
         self._began = time.monotonic()
 
