@@ -53,14 +53,14 @@ def test_workers_that_freeze_or_die(processes: Processes, sites: list[Site], out
     frozen, killed = "worker-1", "worker-3"
 
     def of(worker: str) -> list[Site]:
-        return [site for site in sites if len(site.requests) > 3 and holder(site.requests[-1]) == worker]
+        """Those that a worker is in the middle of: its batch ends in some seconds, and no sooner."""
+        return [site for site in sites if 3 < len(site.requests) < 25 and holder(site.requests[-1]) == worker]
 
     eventually(lambda: of(frozen) and of(killed))
+    held = {worker: of(worker) for worker in (frozen, killed)}
     processes.freeze(frozen)
     moment = time.time()
     processes.stop(killed, signal.SIGKILL)
-    time.sleep(1)  # what was on its way when they stopped has arrived
-    held = {worker: of(worker) for worker in (frozen, killed)}
 
     def again_at(site: Site) -> float | None:
         return next((r.at for r in site.requests if r.at > moment + 1 and holder(r) == "worker-2"), None)
