@@ -79,6 +79,22 @@ def test_jobs_share_one_host_by_priority(ledger: Ledger, connections: int) -> No
     assert shares["k"] == pytest.approx(2 * shares["j"], rel=0.1)
 
 
+def test_a_job_has_its_turn_on_many_hosts_one_after_another(ledger: Ledger) -> None:
+    """Not on all of them at once, though it began on all of them together: its share holds for any time."""
+    for name, priority in (("low", 1), ("top", 7)):
+        urls = [f"http://h{host}.test/{name}{page}" for host in range(40) for page in range(200)]
+        job = Job(name=name, delay=22.5, priority=priority)  # batches of three
+        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=urls), now=0)
+    shares = []
+    for now in range(100, 4100, 100):
+        batches = lease(ledger, 80, now)
+        assert len(batches) == 40
+        shares.append(taken(batches)["low"] / sum(taken(batches).values()))
+        record(ledger, [report(batch) for batch in batches], now)
+    assert sum(shares[4:]) / len(shares[4:]) == pytest.approx(1 / 8, rel=0.1)
+    assert max(shares[4:]) < 0.4
+
+
 def test_what_a_paused_job_wants_of_a_host_keeps_nobody_out(ledger: Ledger) -> None:
     paths = [f"/{number}" for number in range(300)]
     admit(ledger, admission(*paths, name="j", delay=0), now=0)
