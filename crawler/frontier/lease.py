@@ -210,6 +210,17 @@ def _pick(sharers: dict[int, _Sharer], limit: int) -> dict[Key, float]:
     return picked
 
 
+def _charge(sharers: dict[int, _Sharer], picked: dict[Key, float], chosen: list[_Chosen]) -> None:
+    """Let a turn count for the job that has it on the host, and not for those that had the host looked at."""
+    for one in chosen:
+        host = one.row.host
+        for job_id in [job_id for job_id in sharers if (job_id, host) in picked and job_id != one.row.job_id]:
+            sharers[job_id].ended -= picked[job_id, host]
+        if (one.row.job_id, host) not in picked:
+            one.sharer.began = one.sharer.ended if one.sharer.began is None else one.sharer.began
+            one.sharer.ended += min(one.row.queued, one.size) / one.sharer.job.priority
+
+
 def _note_turns(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer]) -> None:
     """Write where the turns leave the jobs. Locks rows of jobs, by key, before anything else."""
     if len(sharers) > 1:
@@ -301,6 +312,7 @@ def _hosts_to_lease(
     for (job_id, host), step in picked.items():
         if host in parked:  # a turn that brought nothing is none
             sharers[job_id].ended -= step
+    _charge(sharers, picked, chosen)
     _note_turns(ledger, tx, sharers)
     machines.park(ledger, tx, parked, now)
     _look_again(ledger, tx, later)

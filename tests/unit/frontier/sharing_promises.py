@@ -95,6 +95,21 @@ def test_a_job_has_its_turn_on_many_hosts_one_after_another(ledger: Ledger) -> N
     assert max(shares[4:]) < 0.4
 
 
+def test_shares_hold_over_hosts_of_one_s_own_and_shared_ones(ledger: Ledger) -> None:
+    for name, priority in (("low", 1), ("mid", 4), ("top", 16)):
+        hosts = [f"shared{host}" for host in range(10)] + [f"{name}{host}" for host in range(20)]
+        urls = [f"http://{host}.test/{name}{page}" for host in hosts for page in range(150)]
+        job = Job(name=name, delay=22.5, priority=priority)  # batches of three
+        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=urls), now=0)
+    total: Counter[str] = Counter()
+    for now in range(100, 10_100, 100):
+        batches = lease(ledger, 12, now)
+        total += taken(batches)
+        record(ledger, [report(batch) for batch in batches], now)
+    assert total["top"] == pytest.approx(4 * total["mid"], rel=0.1)
+    assert total["mid"] == pytest.approx(4 * total["low"], rel=0.1)
+
+
 def test_what_a_paused_job_wants_of_a_host_keeps_nobody_out(ledger: Ledger) -> None:
     paths = [f"/{number}" for number in range(300)]
     admit(ledger, admission(*paths, name="j", delay=0), now=0)
