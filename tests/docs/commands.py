@@ -66,6 +66,8 @@ ELSEWHERE = {
     "sudo crawler delete JOB": "it asks, and wants a job that has ended: tests/unit/test_cli.py",
     "bash .ci/run": "it runs all tests, this one among them",
     "python bench/run.py": "it measures for an hour: make bench",
+    "python bench/run.py --only hosts --hosts 5000 --rounds 1": "it measures: a part of make bench",
+    "python bench/run.py --only block": "it measures: a part of make bench",
     "python bench/run.py --only frontier --parts bytes,forget,finished": "it measures: a part of make bench",
 }
 """Not run as they stand, and why."""
