@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue
@@ -16,9 +16,13 @@ from pydantic import ValidationError
 from crawler import limits
 from crawler.messages import Admission, Batch, Hold
 from crawler.processes import queues
+from crawler.processes.confirms import ConfirmedProducer
 from crawler.processes.queues import FETCH, HOLD, RECORD, STATUS
 
 log = logging.getLogger(__name__)
+
+CONFIRM_SECONDS = 30.0
+"""How long `send` waits for the broker to confirm."""
 
 
 class Broker:
@@ -29,6 +33,8 @@ class Broker:
 
         self._app = app
         self._connection: Connection = app.connection_for_write()
+        self._sending: Connection | None = None
+        self._confirmed: ConfirmedProducer | None = None
         self._hearing: Connection | None = None
         self._heard: list[Hold] = []
         self._marked: float | None = None
@@ -80,9 +86,21 @@ class Broker:
         except (ValidationError, TypeError, ValueError) as error:
             log.critical("a hold that cannot be read is left out: %s", str(error).splitlines()[0])
 
-    def send(self, batch: Batch) -> None:
-        """Hand a batch to the workers; returns when the broker has it."""
-        self._app.send_task("fetch", args=[batch.model_dump(exclude_defaults=True)])
+    def send(self, batches: Iterable[Batch]) -> None:
+        """Hand batches to the workers; returns when the broker has them all."""
+        if self._confirmed is None:
+            self._sending = self._app.connection_for_write(transport_options={"confirm_publish": False})
+            self._confirmed = ConfirmedProducer(self._sending)
+        for batch in batches:
+            # No retry: on another connection nobody would wait for the confirm.
+            self._app.send_task(
+                "fetch",
+                args=[batch.model_dump(exclude_defaults=True)],
+                producer=self._confirmed.producer,
+                retry=False,
+            )
+            self._confirmed.published()
+        self._confirmed.wait(CONFIRM_SECONDS)
 
     def recall(self, leases: list[str]) -> None:
         """Tell all workers to finish the batches of these leases at once."""
@@ -102,11 +120,12 @@ class Broker:
 
     def forget(self) -> None:
         """Drop a connection that failed."""
-        for connection in (self._connection, self._hearing):
+        for connection in (self._connection, self._sending, self._hearing):
             with contextlib.suppress(Exception):
                 if connection is not None:
                     connection.close()
         self._connection = self._app.connection_for_write()
+        self._sending = self._confirmed = None
         self._hearing, self._heard, self._marked = None, [], None
 
     @contextlib.contextmanager

@@ -115,8 +115,8 @@ class Scheduler:
         # Committed first, published second: a crash between the two costs limits.KEEP; the other order, a double fetch.
         batches = lease(self.ledger, min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), self._clock())
         holds.leased((batch.lease for batch in batches), self._seconds())
-        for batch in batches:
-            self.broker.send(batch)
+        if batches:
+            self.broker.send(batches)
         for chore in self._chores:
             chore.turn(self._clock)
             self._recall.turn(self._clock)

@@ -34,7 +34,7 @@ def received(app: Celery, queue: str) -> tuple[str, Any]:
 
 def test_each_message_arrives_where_it_is_read(app: Celery, broker: Broker) -> None:
     admission = Admission(job=JOB, seeding="s", chunk=0, chunks=1, urls=["http://a.test/"])
-    broker.send(BATCH)
+    broker.send([BATCH])
     broker.admit(admission)
     broker.recall(["l", "m"])
     name, argument = received(app, "fetch")

@@ -60,8 +60,8 @@ class FakeBroker:
         heard, self.arrived = self.arrived, []
         return heard, self.marked
 
-    def send(self, batch: Batch) -> None:
-        self.batches.append(batch)
+    def send(self, batches: list[Batch]) -> None:
+        self.batches += batches
 
     def recall(self, leases: list[str]) -> None:
         self.recalled.append((self.clock.now, leases))
