@@ -129,11 +129,17 @@ class Bench:
         metadata.drop_all(self.ledger.engine)
         self.ledger.create()
         self._slot = 1000  # of job_counts: the benchmark's fills, one after the other
+        self._now = time.time()
         self._postmaster = 0
         if self.dialect == "postgresql":
             with self.ledger.engine.connect() as connection:
                 backend = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
             self._postmaster = int(_stat(backend)[1])
+
+    def later(self) -> float:
+        """The time, a second later with each call, so that nothing waits for a host's or a server's delay."""
+        self._now += 1.0
+        return self._now
 
     def job(self, name: str, **options: Any) -> int:
         """A new job without URLs; its id."""
@@ -230,13 +236,13 @@ def drive(bench: Bench, pages: int, known: int, at_once: int = AT_ONCE) -> dict[
     database = bench.database_cpu()
     while done < pages:
         began, cpu = time.perf_counter(), time.process_time()
-        batches = lease(bench.ledger, at_once, time.time())
+        batches = lease(bench.ledger, at_once, bench.later())
         spent["lease"] += time.perf_counter() - began
         spent["client"] += time.process_time() - cpu
         assert batches, "nothing is due"
-        reports = [outcome(batch, dice, time.time(), known) for batch in batches]
+        reports = [outcome(batch, dice, bench.later(), known) for batch in batches]
         began, cpu = time.perf_counter(), time.process_time()
-        done += record(bench.ledger, reports, time.time())
+        done += record(bench.ledger, reports, bench.later())
         spent["record"] += time.perf_counter() - began
         spent["client"] += time.process_time() - cpu
     spent["database"] = bench.database_cpu() - database
@@ -358,20 +364,20 @@ def paused(options: Options) -> list[dict[str, Any]]:
     large, dice = bench.job("large"), random.Random(1)  # noqa: S311
 
     def give_back(batches: list[Batch]) -> None:
-        record(bench.ledger, [outcome(batch, dice, time.time(), 0) for batch in batches], time.time())
+        record(bench.ledger, [outcome(batch, dice, bench.later(), 0) for batch in batches], bench.later())
 
     rows = []
     for others in (0, options.known):
         if others:
             bench.fill(large, Shape(1000, 999 + others, each=1, queued=1))
-            orders.set_state(bench.ledger, "large", "paused", time.time())
+            orders.set_state(bench.ledger, "large", "paused", bench.later())
         for number in (1, 10):
             what = f"lease() of {number}, {others:,} due hosts paused"
-            rows.append(timed(bench, what, lambda n=number: lease(bench.ledger, n, time.time()), give_back))
+            rows.append(timed(bench, what, lambda n=number: lease(bench.ledger, n, bench.later()), give_back))
         # All of the small job's hosts are under way now, so that nothing is due.
-        held = lease(bench.ledger, 1000, time.time())
+        held = lease(bench.ledger, 1000, bench.later())
         what = f"lease() with nothing due, {others:,} due hosts paused"
-        rows.append(timed(bench, what, lambda: lease(bench.ledger, 10, time.time())))
+        rows.append(timed(bench, what, lambda: lease(bench.ledger, 10, bench.later())))
         give_back(held)
     bench.close()
     return rows
@@ -386,7 +392,7 @@ def capped(options: Options) -> list[dict[str, Any]]:
 
     def give_back(batches: list[Batch]) -> None:
         assert any(batch.job.name == "small" for batch in batches)
-        record(bench.ledger, [outcome(batch, dice, time.time(), 0) for batch in batches], time.time())
+        record(bench.ledger, [outcome(batch, dice, bench.later(), 0) for batch in batches], bench.later())
 
     rows = []
     for state in ("without them", "all just due", "all waiting"):
@@ -398,7 +404,7 @@ def capped(options: Options) -> list[dict[str, Any]]:
             for statement in WAIT if state == "all waiting" else ():
                 tx.execute(sa.text(statement + " ON CONFLICT DO NOTHING" * statement.startswith("INSERT")), values)
         what = f"lease() of 10, {options.known:,} hosts of one server {state}"
-        rows.append(timed(bench, what, lambda: lease(bench.ledger, 10, time.time()), give_back))
+        rows.append(timed(bench, what, lambda: lease(bench.ledger, 10, bench.later()), give_back))
     bench.close()
     return rows
 
