@@ -130,6 +130,7 @@ class Bench:
         self.ledger.create()
         self._slot = 1000  # of job_counts: the benchmark's fills, one after the other
         self._now = time.time()
+        self.dice = random.Random(1)  # noqa: S311
         self._postmaster = 0
         if self.dialect == "postgresql":
             with self.ledger.engine.connect() as connection:
@@ -231,7 +232,6 @@ def outcome(batch: Batch, dice: random.Random, now: float, known: int) -> Report
 
 def drive(bench: Bench, pages: int, known: int, at_once: int = AT_ONCE) -> dict[str, float]:
     """Lease and record some pages, `at_once` batches in a call; milliseconds of CPU and of wall clock for each page."""
-    dice = random.Random(1)  # noqa: S311
     done, spent = 0, dict.fromkeys(("lease", "record", "client"), 0.0)
     database = bench.database_cpu()
     while done < pages:
@@ -240,7 +240,7 @@ def drive(bench: Bench, pages: int, known: int, at_once: int = AT_ONCE) -> dict[
         spent["lease"] += time.perf_counter() - began
         spent["client"] += time.process_time() - cpu
         assert batches, "nothing is due"
-        reports = [outcome(batch, dice, bench.later(), known) for batch in batches]
+        reports = [outcome(batch, bench.dice, bench.later(), known) for batch in batches]
         began, cpu = time.perf_counter(), time.process_time()
         done += record(bench.ledger, reports, bench.later())
         spent["record"] += time.perf_counter() - began
@@ -361,10 +361,10 @@ def paused(options: Options) -> list[dict[str, Any]]:
     """`lease()` of a small job, before and after another job with `known` due hosts is there and paused."""
     bench = options.opened("large")
     bench.fill(bench.job("small"), Shape(0, 99, each=URLS_PER_HOST, queued=URLS_PER_HOST))
-    large, dice = bench.job("large"), random.Random(1)  # noqa: S311
+    large = bench.job("large")
 
     def give_back(batches: list[Batch]) -> None:
-        record(bench.ledger, [outcome(batch, dice, bench.later(), 0) for batch in batches], bench.later())
+        record(bench.ledger, [outcome(batch, bench.dice, bench.later(), 0) for batch in batches], bench.later())
 
     rows = []
     for others in (0, options.known):
@@ -388,11 +388,11 @@ def capped(options: Options) -> list[dict[str, Any]]:
     them have just become due, and when all of them wait for it."""
     bench = options.opened("large")
     bench.fill(bench.job("small"), Shape(0, 99, each=URLS_PER_HOST, queued=URLS_PER_HOST))
-    large, dice = bench.job("large"), random.Random(1)  # noqa: S311
+    large = bench.job("large")
 
     def give_back(batches: list[Batch]) -> None:
         assert any(batch.job.name == "small" for batch in batches)
-        record(bench.ledger, [outcome(batch, dice, bench.later(), 0) for batch in batches], bench.later())
+        record(bench.ledger, [outcome(batch, bench.dice, bench.later(), 0) for batch in batches], bench.later())
 
     rows = []
     for state in ("without them", "all just due", "all waiting"):
@@ -444,10 +444,9 @@ def _others_wait(
     """Order a state for a job ("revisited": nothing, time does). Lease, record, block and ask meanwhile, until the
     counts have `reached` what was ordered; it is also told how many of the job's pages were recorded meanwhile. Batches
     of the job that were leased before come back meanwhile as well."""
-    dice = random.Random(1)  # noqa: S311
     leased = lease(bench.ledger, 300, time.time())
     held = [batch for batch in leased if batch.job.name == job]
-    others = [outcome(batch, dice, time.time(), URLS_PER_HOST) for batch in leased if batch.job.name != job]
+    others = [outcome(batch, bench.dice, time.time(), URLS_PER_HOST) for batch in leased if batch.job.name != job]
     record(bench.ledger, others, time.time())
     url = bench.ledger.engine.url.render_as_string(hide_password=False)
     bench.ledger.engine.dispose()  # connections do not survive a fork
@@ -474,7 +473,7 @@ def _others_wait(
         batches = wait("lease", lambda: lease(bench.ledger, 1, time.time()))
         if held:
             batches.append(held.pop())
-        reports = [outcome(batch, dice, time.time(), URLS_PER_HOST) for batch in batches]
+        reports = [outcome(batch, bench.dice, time.time(), URLS_PER_HOST) for batch in batches]
         recorded += sum(len(report.results) for report in reports if report.job == job)
         wait("record", lambda reports=reports: record(bench.ledger, reports, time.time()))
         for name, chore in CHORES.items():

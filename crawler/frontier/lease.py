@@ -15,7 +15,7 @@ import math
 import secrets
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,27 +96,33 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
         return []
     if ledger.wake_at <= now:
         machines.wake(ledger, now)
-    given = _lease(ledger, limit, now)
+    given, full = _lease(ledger, limit, now)
+    if full and len(given) < limit:
+        # What a job with many hosts at one server could not use, others can.
+        given += _lease(ledger, limit - len(given), now, without=full)[0]
     if ledger.wake_at <= now and len(given) < limit and machines.wake(ledger, now):
-        given += _lease(ledger, limit - len(given), now)
+        given += _lease(ledger, limit - len(given), now)[0]
     addresses.look_up_again(ledger, [one.row for one, _ in given], now)
     return [batch for _, batch in given]
 
 
-def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]]:
-    """What `lease` hands out, with what was known of it. One transaction."""
+def _lease(
+    ledger: Ledger, limit: int, now: float, without: Container[int] = ()
+) -> tuple[list[tuple[_Chosen, Batch]], set[int]]:
+    """What `lease` hands out, with what was known of it; and the jobs (job_id) that had turns on hosts whose domain or
+    address has no slot free. `without`: jobs that get nothing. One transaction."""
     with ledger.transaction() as tx:
         sharers = _sharers(ledger, tx, limit, now)
-        picked = _pick(sharers, limit)
+        picked = _pick([sharer for sharer in sharers.values() if sharer.job_id not in without], limit)
         if not picked:
-            return []
-        chosen = _hosts_to_lease(ledger, tx, sharers, picked, now)
+            return [], set()
+        chosen, full = _hosts_to_lease(ledger, tx, sharers, picked, now)
         _choose_urls(ledger, tx, chosen, now)
         given = [one for one in chosen if one.targets]
         _nothing_ready(ledger, tx, [(one.row.job_id, one.row.host) for one in chosen if not one.targets], now)
         _look_again(ledger, tx, {key: times for one in given for key, times in one.others.items()})
         if not given:
-            return []
+            return [], full
         deadline = now + limits.LEASE
         _take(ledger, tx, given, deadline)
         blocked = functools.cache(lambda: politeness.blocked(tx))
@@ -137,7 +143,7 @@ def _lease(ledger: Ledger, limit: int, now: float) -> list[tuple[_Chosen, Batch]
                 blocked=blocked() if politeness.needs_robots(origins, robots, now) else frozenset(),
             )
             batches.append((one, batch))
-        return batches
+        return batches, full
 
 
 # --- whose turn it is -------------------------------------------------------------------------------------------------
@@ -194,12 +200,12 @@ def _spent(counts: Any) -> int:
     return int(counts["done"] + counts["again"] + counts["leased"])
 
 
-def _pick(sharers: dict[int, _Sharer], limit: int) -> dict[Key, float]:
+def _pick(sharers: list[_Sharer], limit: int) -> dict[Key, float]:
     """Up to `limit` host queues that are due, in turns by the jobs' priority; by how much that brings each job on in
     virtual time."""
     picked: dict[Key, float] = {}
     while len(picked) < limit:
-        waiting = [sharer for sharer in sharers.values() if sharer.due]
+        waiting = [sharer for sharer in sharers if sharer.due]
         if not waiting:
             break
         next_one = min(waiting, key=lambda sharer: (sharer.ended, -sharer.job_id))
@@ -255,10 +261,10 @@ def _longest_due(_: Ledger) -> sa.Select[Any]:
 
 def _hosts_to_lease(
     ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer], picked: dict[Key, float], now: float
-) -> list[_Chosen]:
+) -> tuple[list[_Chosen], set[int]]:
     """The host queues that get a batch: for each host of `picked` that may be asked, the one that has the turn there.
     The others are left out of the search for a while: where their domain or address has no slot free, until one is; and
-    for good where the host is to be given up."""
+    for good where the host is to be given up. Besides these, the jobs whose turns no slot was free for."""
     of_host: dict[str, list[Any]] = defaultdict(list)
     for row in _wanting(ledger, tx, {host for _, host in picked}, now):
         if row.job_id in sharers:
@@ -309,9 +315,11 @@ def _hosts_to_lease(
             chosen.append(_Chosen(turn, sharer, lease_name, size, next_due, [], times, capped[host], delay))
         else:
             later |= times
+    full_for: set[int] = set()
     for (job_id, host), step in picked.items():
         if host in parked:  # a turn that brought nothing is none
             sharers[job_id].ended -= step
+            full_for.add(job_id)
     _charge(sharers, picked, chosen)
     _note_turns(ledger, tx, sharers)
     machines.park(ledger, tx, parked, now)
@@ -319,7 +327,7 @@ def _hosts_to_lease(
     _flag(ledger, tx, give_up)
     ready = {(row.job_id, host) for host, rows in of_host.items() for row in rows}
     _nothing_ready(ledger, tx, [key for key in picked if key not in ready], now)
-    return chosen
+    return chosen, full_for
 
 
 def _wanting(ledger: Ledger, tx: Connection, names: set[str], now: float) -> Sequence[Any]:

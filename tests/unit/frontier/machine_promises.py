@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -195,6 +196,20 @@ def test_turns_that_brought_nothing_are_no_turns(ledger: Ledger) -> None:
         if shares["j"] > 50:
             break
     assert shares["k"] < 400  # j's own hosts did not wait for the end of k
+
+
+def test_who_waits_for_a_server_takes_no_turn_from_other_jobs(ledger: Ledger) -> None:
+    """Even if that job is owed far more than a call leases."""
+    ledger.caps = TWO
+    own = [f"{n}.own.example" for n in range(20)]
+    at_one_server(ledger, 100, now=0, name="many")
+    admit_hosts(ledger, own, 0, pages=40, name="few")
+    look_up(ledger, 0, {host: f"198.51.100.{n}" for n, host in enumerate(own)})
+    orders.set_state(ledger, "many", "paused", 0)
+    record(ledger, [report(batch) for batch in lease(ledger, 10, now=1)], now=2)
+    orders.set_state(ledger, "many", "running", 3)
+    jobs_of = Counter(batch.job.name for batch in lease(ledger, 10, now=4))
+    assert jobs_of == {"many": 2, "few": 8}
 
 
 def test_hosts_of_a_paused_job_keep_nobody_waiting(ledger: Ledger) -> None:
