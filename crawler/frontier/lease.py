@@ -37,6 +37,8 @@ SUSPICIOUS, MAX_EXPIRIES = 2, 10
 which it is given up."""
 LOOK_AGAIN = 1.0
 """Seconds until a host is looked at again that was due and could not be leased."""
+CALLS = 3
+"""How often one lease looks for hosts, while those that it finds have no slot free."""
 
 UNLIMITED = 10**9
 """URLs: more than any call leases."""
@@ -96,10 +98,15 @@ def lease(ledger: Ledger, limit: int, now: float) -> list[Batch]:
         return []
     if ledger.wake_at <= now:
         machines.wake(ledger, now)
-    given, full = _lease(ledger, limit, now)
-    if full and len(given) < limit:
-        # What a job with many hosts at one server could not use, others can.
-        given += _lease(ledger, limit - len(given), now, without=full)[0]
+    given: list[tuple[_Chosen, Batch]] = []
+    full: set[int] = set()
+    for call in range(CALLS):
+        # Hosts without a slot are out of the search by now. At last others get what their jobs could not use.
+        more, refused = _lease(ledger, limit - len(given), now, without=full if call == CALLS - 1 else ())
+        given += more
+        full |= refused
+        if not refused or len(given) == limit:
+            break
     if ledger.wake_at <= now and len(given) < limit and machines.wake(ledger, now):
         given += _lease(ledger, limit - len(given), now)[0]
     addresses.look_up_again(ledger, [one.row for one, _ in given], now)
