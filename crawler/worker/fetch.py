@@ -204,7 +204,7 @@ def _take_body(answer: Answer, response: Response, wanted: _Wanted) -> None:
         if not sniff.is_html(header):
             return
         response.sniffed_type = "text/html"
-    body = bytearray()
+    body: bytes | bytearray = b""
     for piece in pieces:
         response.size += len(piece)
         if response.size > wanted.max_body and not wanted.truncate:
@@ -213,6 +213,8 @@ def _take_body(answer: Answer, response: Response, wanted: _Wanted) -> None:
         if wanted.growing:
             wanted.growing(response.size)
         if wanted.into is None:
+            if body and isinstance(body, bytes):  # one piece needs no copy
+                body = bytearray(body)
             body += piece
         elif not wanted.into(piece):
             return
