@@ -31,8 +31,8 @@ _DECODED = {"gzip", "x-gzip", "deflate", "br", "zstd"}
 _NO_CODINGS = {"", "identity", "none", "binary", "8bit", "utf-8", "utf8"}
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 """zlib's wbits."""
-_BROTLI_PIECE = 32 * 1024
-"""What brotli is asked for: it stops at the first buffer's end at or beyond it."""
+_BROTLI_PIECE = 32_000
+"""What brotli is asked for: it goes on to the end of a buffer, and the first one that reaches it has 32,752 bytes."""
 _ZSTD: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 """8 MiB, the largest window that a server may use (RFC 9659)."""
 

@@ -4,7 +4,8 @@ Its adapter is used lean: a prepared request goes straight into it, without cook
 followed. Every limit of time and size holds, for it is kept around the library: at the socket, and in fetch.py. What
 http.client reads by itself cannot be counted from outside, and is bounded by the deadline alone: interim answers and
 trailers. Of the interim answers it knows 100 Continue; another, such as 103 Early Hints, it takes for the final answer.
-There are no happy eyeballs, no memory of addresses and no resumption of TLS sessions.
+What a server sends beyond its answer's end is noticed
+only where it arrives by itself. There are no happy eyeballs, no memory of addresses and no resumption of TLS sessions.
 """
 
 from __future__ import annotations
