@@ -187,8 +187,10 @@ class _Brotli:
         piece = self._decompressor.process(data, output_buffer_limit=_BROTLI_PIECE)
         if piece:
             yield piece
-        while not self._decompressor.can_accept_more_data() and not self.eof:
-            yield self._decompressor.process(b"", output_buffer_limit=_BROTLI_PIECE)
+        while not self.eof and (piece or not self._decompressor.can_accept_more_data()):
+            piece = self._decompressor.process(b"", output_buffer_limit=_BROTLI_PIECE)
+            if piece:
+                yield piece
 
 
 class _Zstd:
