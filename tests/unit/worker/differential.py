@@ -211,7 +211,7 @@ def outcome(server: Server, kind: Any) -> Outcome:
             return Outcome(type(error), error.reason, error.answered)
     lines: dict[str, list[str]] = {}
     for name, value in response.header_lines:  # urllib3 puts repeated ones together, and keeps folds and final spaces
-        lines.setdefault(name.lower(), []).append(re.sub(r"\r?\n[ \t]*", " ", value).strip(" \t"))
+        lines.setdefault(name.lower(), []).append(re.sub(r"[ \t\r\n]+", " ", value).strip(" \t"))
     seen = (response.status, response.status_line, response.content_type, response.location)
     return Outcome(None, "", True, seen, lines, len(response.body), response.body[:50], hash(response.body))
 
@@ -294,6 +294,13 @@ RULES: dict[str, Callable[[Case], Any]] = {
     "chunked among other transfer codings": lambda case: (
         any(b"chunked" in value.lower() and value.lower() != b"chunked" for value in case.header(b"transfer-encoding"))
         or len(case.header(b"transfer-encoding")) > 1
+    ),
+    # RFC 9112, section 6.3: a list of equal lengths is that length. For http.client it is none.
+    "a list of equal lengths": lambda case: any(b"," in value for value in case.header(b"content-length")),
+    # http.client compares what is folded, line's end and all.
+    "a framing header that is folded": lambda case: any(
+        line.lower().startswith((b"transfer-encoding:", b"content-length:")) and following[:1] in (b" ", b"\t")
+        for line, following in zip(case.lines, case.lines[1:], strict=False)
     ),
     # http.client takes "chunked" with a space after it for another coding.
     "a space after chunked": lambda case: any(
