@@ -202,8 +202,8 @@ class Job(BaseModel):
     extract: fields.Spec | None = None
     """What to take from every page: see fields.py."""
     client: Literal["own", "requests"] = "own"
-    """What speaks HTTP: our own client, or the library requests, at two and a half times the CPU, for a site ours cannot
-    read."""
+    """What speaks HTTP: our own client, or the library requests, at two and a half times the CPU time, for a site that
+    ours cannot read."""
     archive: Literal["warc", "none"] = "warc"
     """Keep every page, as fetched, in WARC files on the worker that fetched it."""
 
