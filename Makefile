@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule default single mutate bench clean distclean
+.PHONY: help demo test lint unit integration molecule default single mutate fuzz bench clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -47,6 +47,10 @@ default single: .venv/ready
 
 mutate: .venv/ready ## apply each known bug of tests/mutants to a copy and report whether the tests notice; wants 90 %
 	python tests/mutants/run.py
+
+FUZZ_SECONDS ?= 600
+fuzz: .venv/ready ## send made-up answers to both HTTP clients for FUZZ_SECONDS (600) and report what they differ in
+	python -m gevent.monkey tests/unit/worker/differential.py $(FUZZ_SECONDS) 1000000000 $$RANDOM$$RANDOM
 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites

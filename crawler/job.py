@@ -201,6 +201,9 @@ class Job(BaseModel):
     """Longest wait between two attempts at one URL: seconds, or '10m', '1h'. The waits are 30 s, 3 min, 18 min, 1 h."""
     extract: fields.Spec | None = None
     """What to take from every page: see fields.py."""
+    client: Literal["own", "requests"] = "own"
+    """What speaks HTTP: our own client, or the library requests, at two and a half times the CPU time, for a site that
+    ours cannot read."""
     archive: Literal["warc", "none"] = "warc"
     """Keep every page, as fetched, in WARC files on the worker that fetched it."""
 

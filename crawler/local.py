@@ -55,7 +55,7 @@ def crawl(
 
     def run(batch: Batch) -> None:
         with PLACES_OF_PROCESS.share() as share:
-            with Client(settings.user_agent()) as client, active.batch(batch.lease) as told:
+            with Client(settings.user_agent(), kind=batch.job.client) as client, active.batch(batch.lease) as told:
                 report = fetch_batch(
                     batch, client, told, worker=WORKER, known_links=known, archive=archive, share=share
                 )

@@ -69,7 +69,7 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
     with PLACES_OF_PROCESS.share() as share, _active.batch(batch.lease) as told, contextlib.ExitStack() as stack:
         stop = told if redelivered else stack.enter_context(_holding.hold(batch, told))
-        with Client(settings.user_agent()) as client:
+        with Client(settings.user_agent(), kind=batch.job.client) as client:
             report = fetch_batch(
                 batch,
                 client,

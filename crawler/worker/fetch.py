@@ -1,6 +1,7 @@
 """One HTTP request, bounded in every direction: time, header and body size, redirects.
 
-Under gevent the deadline interrupts a server that drips; without it, it is checked between pieces of the body.
+What travels over the network is a transport's (transport.py); here is what is wanted of an answer, and its budgets.
+The deadline interrupts a server that drips, and is checked between the pieces of a body that never ceases to arrive.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import gevent
-import requests
-from requests.structures import CaseInsensitiveDict
 
 from crawler import limits
-from crawler.worker import content_coding, fetch_errors, sniff
-from crawler.worker.fetch_errors import FetchError, HungUpError, TimedOutError, TooLargeError
-from crawler.worker.transport import Adapter, tls_context
+from crawler.worker import content_coding, sniff
+from crawler.worker.clock import Deadline
+from crawler.worker.connect import LOOKUPS, tls_context
+from crawler.worker.fetch_errors import FetchError, HungUpError, TooLargeError
+from crawler.worker.http1 import Connections
+from crawler.worker.transport import Answer, Headers, Transport
 
 CHUNK = 64 * 1024
-"""Bytes of a body that are read at once; an unwanted body is read to its end if it is not longer."""
-LOOKUPS = 100
-"""Host names looked up at the same time. A failing DNS lookup holds its thread past our deadline; with gevent's default
-of ten threads, ten dead names would block all lookups."""
+"""Bytes of an unwanted body that are read, so that its connection can be kept."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Response:
 
     url: str
     status: int
-    headers: CaseInsensitiveDict[str]
+    headers: Headers
     body: bytes = b""
     """Decompressed; empty where the body was not wanted, or went elsewhere piece by piece."""
     size: int = 0
@@ -61,7 +61,7 @@ class Response:
     def location(self) -> str | None:
         """Where a redirect leads, as written; its bytes read as UTF-8, like browsers do, where they are that."""
         written = self.headers.get("location") if self.status in (301, 302, 303, 307, 308) else None
-        return written and as_utf_8(written)
+        return as_utf_8(written) if written else None
 
     @property
     def retry_after(self) -> str | None:
@@ -69,7 +69,7 @@ class Response:
 
 
 def as_utf_8(header: str) -> str:
-    """A header's value, which http.client reads as Latin-1, as UTF-8 where its bytes are that."""
+    """A header's value, which is read as Latin-1, as UTF-8 where its bytes are that."""
     try:
         return header.encode("latin-1").decode()
     except UnicodeError:
@@ -85,9 +85,7 @@ class _Wanted:
     truncate: bool
     into: Callable[[bytes], bool] | None
     growing: Callable[[int], None] | None
-    deadline: float
-    ends: float
-    """By time.monotonic, `deadline` seconds after the request began."""
+    deadline: Deadline
 
 
 @dataclass
@@ -96,24 +94,24 @@ class Client:
 
     user_agent: str
     context: ssl.SSLContext = field(default_factory=tls_context)
+    kind: Literal["own", "requests"] = "own"
+    """Which transport: see Job.client."""
 
     def __post_init__(self) -> None:
         lookups = gevent.get_hub().threadpool
         lookups.maxsize = max(lookups.maxsize, LOOKUPS)
-        self._adapter = Adapter(self.context)
-        self._headers = CaseInsensitiveDict(
-            {
-                "User-Agent": self.user_agent,
-                "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
-                "Accept-Encoding": "gzip, deflate",
-            }
-        )
+        self._transport = _transport(self.kind, self.context)
+        self._headers = {
+            "User-Agent": self.user_agent,
+            "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
+            "Accept-Encoding": "gzip, deflate, br, zstd",
+        }
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._adapter.close()
+        self._transport.close()
 
     def get(
         self,
@@ -136,23 +134,26 @@ class Client:
         Raises FetchError when there is no complete answer within `deadline` seconds (limits.FETCH), or the body,
         decompressed, is larger than `max_body` bytes; with `truncate` its first `max_body` bytes are the body.
         """
-        deadline = limits.FETCH if deadline is None else deadline
-        request = requests.PreparedRequest()
-        request.method, request.url, request.headers, request.hooks = "GET", url, self._headers, {}
-        if headers:
-            request.headers = CaseInsensitiveDict({**self._headers, **headers})
-        response = Response(url, 0, CaseInsensitiveDict(), started_at=time.time(), request_headers=request.headers)
+        seconds = limits.FETCH if deadline is None else deadline
+        asked = {**self._headers, **headers} if headers else self._headers
+        response = Response(url, 0, _NO_HEADERS, started_at=time.time(), request_headers=asked)
         clock = time.monotonic()
-        timer = gevent.Timeout(deadline)
+        wanted_of_it = _Wanted(wanted, max_body, truncate, into, growing, Deadline(seconds))
+        timer = gevent.Timeout(seconds)
         timer.start()
         try:
-            answer = self._send(request)
-            _note_head(response, answer)
-            _read(answer, response, _Wanted(wanted, max_body, truncate, into, growing, deadline, clock + deadline))
+            answer = self._transport.send(url, asked, wanted_of_it.deadline)
+            try:
+                response.status, response.headers = answer.status, answer.headers
+                response.status_line, response.header_lines = answer.status_line, answer.header_lines
+                response.address = answer.address
+                _read(answer, response, wanted_of_it)
+            finally:
+                answer.close()
         except gevent.Timeout as expired:
             if expired is not timer:
                 raise
-            error: FetchError = TimedOutError(f"took longer than {deadline:g} s")
+            error: FetchError = wanted_of_it.deadline.missed()
         except FetchError as raised:
             error = raised
         else:
@@ -163,44 +164,26 @@ class Client:
         error.answered = response.status > 0
         raise error from None
 
-    def _send(self, request: requests.PreparedRequest) -> requests.Response:
-        """The answer, its body still to be read."""
-        opened = self._adapter.connections(str(request.url))
-        try:
-            return self._adapter.send(request, stream=True, timeout=(limits.CONNECT, limits.READ), verify=True)
-        except FetchError:
-            raise
-        except Exception as error:
-            kept = opened > 0 and opened == self._adapter.connections(str(request.url))
-            raise fetch_errors.from_library(error, kept_connection=kept) from None
+
+_NO_HEADERS = Headers()
 
 
-def _note_head(response: Response, answer: requests.Response) -> None:
-    """Status, headers and the server's address; before the body is read, for with its last byte the connection goes
-    back to its pool."""
-    raw = answer.raw
-    response.status, response.headers = answer.status_code, answer.headers
-    response.status_line = f"HTTP/{raw.version / 10:.1f} {answer.status_code} {raw.reason or ''}".rstrip()
-    response.header_lines = list(raw.headers.items())
-    sock = getattr(raw.connection, "sock", None)
-    try:
-        response.address = str(sock.getpeername()[0]) if sock else None
-    except OSError:
-        response.address = None
+def _transport(kind: str, context: ssl.SSLContext) -> Transport:
+    if kind == "requests":
+        from crawler.worker.requests_transport import RequestsTransport  # 15 MB of memory, for the jobs that want it
+
+        return RequestsTransport(context)
+    return Connections(context)
 
 
-def _read(answer: requests.Response, response: Response, wanted: _Wanted) -> None:
-    """Read the body, if it is wanted, into `response`; leave the connection to the next request where that is cheap."""
-    try:
-        if not 200 <= response.status < 300 or not _may_be_wanted(response, wanted):
-            _discard(answer)
-        elif _take_body(answer, response, wanted):
-            answer.raw.release_conn()
-        else:
-            answer.raw.close()
-    except BaseException:
-        answer.raw.close()  # half-read: not to be used again
-        raise
+def _read(answer: Answer, response: Response, wanted: _Wanted) -> None:
+    """Read the body into `response`, if it is wanted; or to its end, if it is small, which leaves the connection to the
+    next request."""
+    if 200 <= response.status < 300 and _may_be_wanted(response, wanted):
+        _take_body(answer, response, wanted)
+    elif answer.length is not None and answer.length <= CHUNK:
+        for _ in answer.body:
+            pass
 
 
 def _may_be_wanted(response: Response, wanted: _Wanted) -> bool:
@@ -211,60 +194,37 @@ def _is_to_be_sniffed(response: Response, wanted: _Wanted) -> bool:
     return "text/html" in wanted.types and sniff.is_unknown(response.headers, response.content_type)
 
 
-def _take_body(answer: requests.Response, response: Response, wanted: _Wanted) -> bool:
-    """False if the body was not read to its end."""
-    framed = answer.raw.chunked or answer.raw.length_remaining is not None
+def _take_body(answer: Answer, response: Response, wanted: _Wanted) -> None:
     decoders = content_coding.decoders(response.headers.get("content-encoding", ""))
-    pieces = _pieces(answer, decoders)
+    pieces = answer.body
+    for decoder in decoders:
+        pieces = decoder.decode(pieces)
     if wanted.types and response.content_type not in wanted.types:
         header, pieces = _ahead(pieces, sniff.HEADER)
         if not sniff.is_html(header):
-            return False
+            return
         response.sniffed_type = "text/html"
-    body = bytearray()
+    body: bytes | bytearray = b""
     for piece in pieces:
         response.size += len(piece)
         if response.size > wanted.max_body and not wanted.truncate:
             raise TooLargeError(f"body larger than {wanted.max_body} bytes")
-        if time.monotonic() > wanted.ends:
-            raise TimedOutError(f"took longer than {wanted.deadline:g} s")
+        wanted.deadline.check()
         if wanted.growing:
             wanted.growing(response.size)
         if wanted.into is None:
+            if body and isinstance(body, bytes):  # one piece needs no copy
+                body = bytearray(body)
             body += piece
         elif not wanted.into(piece):
-            return False
+            return
         if response.size > wanted.max_body:
-            del body[wanted.max_body :]
             break
-    response.body = bytes(body)
+    response.body = bytes(body[: wanted.max_body])
     if response.size > wanted.max_body:
         response.size = wanted.max_body
-        return False
-    if not framed and not all(decoder.whole for decoder in decoders):
+    elif not answer.framed and not all(decoder.whole for decoder in decoders):
         raise HungUpError("body cut off: its compressed data has no end")
-    return True
-
-
-def _pieces(answer: requests.Response, decoders: list[content_coding.Decoder]) -> Iterator[bytes]:
-    pieces = _chunks(answer)
-    for decoder in decoders:
-        pieces = decoder.decode(pieces)
-    return pieces
-
-
-def _chunks(answer: requests.Response) -> Iterator[bytes]:
-    """The body as it was sent."""
-    while True:
-        try:
-            chunk = answer.raw.read1(CHUNK, decode_content=False)
-        except FetchError:
-            raise
-        except Exception as error:
-            raise fetch_errors.from_library(error, kept_connection=False) from None
-        if not chunk:
-            return
-        yield chunk
 
 
 def _ahead(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
@@ -273,13 +233,3 @@ def _ahead(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
     while len(taken) < size and (piece := next(pieces, b"")):
         taken += piece
     return taken[:size], itertools.chain([taken] if taken else [], pieces)
-
-
-def _discard(answer: requests.Response) -> None:
-    """Keep the connection if the rest of the body is small enough to read; give it up otherwise."""
-    length = answer.headers.get("content-length", "")
-    if length.isdigit() and int(length) <= CHUNK:
-        answer.raw.drain_conn()
-        answer.raw.release_conn()
-    else:
-        answer.raw.close()

@@ -7,6 +7,7 @@ Only the standard library is needed, as for website.py beside it: tests/fleet ru
 
 from __future__ import annotations
 
+import base64
 import gzip
 import sys
 import threading
@@ -47,7 +48,7 @@ RAW = {
     "/silent": (b"", "failed", "closed connection without response"),
     "/nonsense": (b"\0\1\2 hello\r\n\r\n", "failed", ""),
     "/http-0.9": (b"<title>older than headers</title>", "failed", ""),
-    "/truncated": (HEAD + b"Content-Length: 100\r\n\r\n<title>cut", "failed", "IncompleteRead"),
+    "/truncated": (HEAD + b"Content-Length: 100\r\n\r\n<title>cut", "failed", "cut off"),
     "/too-long": (HEAD + b"Content-Length: 2\r\n\r\n<title>more than it said", "done", ""),
     "/bad-length": (HEAD + b"Content-Length: many\r\n\r\n<title>x</title>", "done", ""),
     "/two-lengths": (HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "failed", "Content-Length"),
@@ -84,6 +85,13 @@ def typed(content_type: str) -> Answer:
     return Answer(b"<title>\xff\xfe\x80</title>", 200, {"Content-Type": content_type})
 
 
+# The standard library has neither br nor zstd: 50 MB of zeros in 80 bytes by the brotli program, and zstd blocks of one
+# repeated byte (RFC 8878, section 3.1.1.2), 400 of 128 KiB, in a frame whose window is 2 MiB, or 128 MiB.
+BOMB_BR = base64.b64decode(
+    "y///P/gnAOKxQCD3/o///3/wTwDEYRGA7v0f////4J8AiMMCAN37P/7//8E/ARCHBQC693/8//+DfwIgDgsAdO//8g9eD/8EQBwWAOig6wE="
+)
+BLOCKS = b"\x02\x00\x10\0" * 399 + b"\x03\x00\x10\0"
+BOMB_ZSTD, WIDE_ZSTD = (b"\x28\xb5\x2f\xfd\0" + window + BLOCKS for window in (b"\x58", b"\x88"))
 OPEN = "".join(f"<b id={number}>" for number in range(2_000))
 PAGES = {
     "/bomb": (packed("gzip", gzip.compress(bytes(50_000_000))), "failed", "larger"),
@@ -92,8 +100,13 @@ PAGES = {
     "/many-encodings": (packed(", ".join(["gzip"] * 50), b"x"), "failed", ""),
     "/deflate": (packed("deflate", zlib.compress(b"<title>x")), "done", ""),
     "/gzip-as-deflate": (packed("deflate", gzip.compress(b"<title>x")), "failed", "decode"),
-    "/gzip-as-br": (packed("br", gzip.compress(b"<title>x")), "failed", "content encoding 'br'"),
-    "/gzip-as-zstd": (packed("zstd", gzip.compress(b"<title>x")), "failed", "content encoding 'zstd'"),
+    "/gzip-as-br": (packed("br", gzip.compress(b"<title>x")), "failed", "decode"),
+    "/gzip-as-zstd": (packed("zstd", gzip.compress(b"<title>x")), "failed", "decode"),
+    "/unknown-encoding": (packed("lzma", b"x"), "failed", "content encoding 'lzma'"),
+    "/bomb-br": (packed("br", BOMB_BR), "failed", "larger"),
+    "/bomb-zstd": (packed("zstd", BOMB_ZSTD), "failed", "larger"),
+    "/bomb-br-in-gzip": (packed("br, gzip", gzip.compress(BOMB_BR)), "failed", "larger"),
+    "/wide-zstd": (packed("zstd", WIDE_ZSTD), "failed", "decode"),
     "/big": (Answer("x" * 2_000_000), "failed", "larger than 1000000 bytes"),
     "/wrong-charset": (typed("text/html; charset=utf-8"), "done", ""),
     "/charset-unknown": (typed("text/html; charset=klingon"), "done", ""),
@@ -157,10 +170,11 @@ CAUSES = {
     "malformed": (
         *("/nonsense", "/http-0.9", "/two-lengths", "/endless-chunk-size", "/header-flood", "/header-huge"),
         *("/status-99999", "/not-gzip", "/many-encodings", "/gzip-as-deflate", "/gzip-as-br", "/gzip-as-zstd"),
+        *("/unknown-encoding", "/wide-zstd"),
         *("/interim", "/endless-trailers"),
     ),
     "timeout": ("/drip", "/drip-headers"),
-    "too_large": ("/bomb", "/bomb-in-bomb", "/big", "/wide"),
+    "too_large": (*("/bomb", "/bomb-in-bomb", "/bomb-br", "/bomb-zstd", "/bomb-br-in-gzip", "/big", "/wide"),),
     "content_type": ("/type-huge", "/no-content", "/image", "/nothing-said"),
     "redirect": ("/to-space", "/to-bytes", "/to-latin", "/to-folded", "/to-nul", "/to-a", "/to-b"),
     "bad_redirect": ("/to-itself", "/to-nowhere", "/to-far", "/hop/10"),
@@ -171,10 +185,18 @@ CAUSES = {
 }
 """What the code is told of each URL that is no plain page. Of those without an entry: `redirect` for a hop, `http` for
 what is not there, none for a page."""
+REQUESTS = {
+    "/interim": ("failed", "took longer than", "timeout"),
+    "/endless-trailers": ("done", "", None),  # 20,000 and an empty line
+}
+"""What becomes of them with requests as client, which cannot count what they send (requests_transport.py)."""
 CAUSE = {path: cause for cause, paths in CAUSES.items() for path in paths}
 FOUND = dict.fromkeys(("/%EF%BF%BD", "/nowhere", *GOALS), ("failed", "HTTP 404", "http"))
 """What is not linked from the front page but found on the way, and is not there."""
-HEAVY = ("/bomb", "/bomb-in-bomb", "/big", "/title", "/metas", "/deep", "/reopened", "/attributes", "/links", "/wide")
+HEAVY = (
+    *("/bomb", "/bomb-in-bomb", "/bomb-br", "/bomb-zstd", "/bomb-br-in-gzip", "/big"),
+    *("/title", "/metas", "/deep", "/reopened", "/attributes", "/links", "/wide"),
+)
 """Those that take memory from who is not careful."""
 CUT = "/wide/wide/wide/wide/"
 """Below it: the traps of which only some had room."""

@@ -35,10 +35,18 @@ def crawl(ledger: Ledger, url: str, archive: Archive | None = None, **job: Any) 
     return {urls.path_of(row["url"]): row for row in status.pages(ledger, "j")}
 
 
-def test_it_is_crawled_to_the_end(site: Site, ledger: Ledger, tmp_path: Path) -> None:
+@pytest.fixture(params=["own", "requests"])
+def client(request: pytest.FixtureRequest) -> str:
+    """Each of the two HTTP clients."""
+    return str(request.param)
+
+
+def test_it_is_crawled_to_the_end(site: Site, ledger: Ledger, tmp_path: Path, client: str) -> None:
     expected = hostile.furnish(site)
+    if client == "requests":
+        expected |= hostile.REQUESTS
     archive = Archive(tmp_path, host="here", worker="test")
-    became = crawl(ledger, f"{site.url}/", archive, **{**hostile.JOB, "max_attempts": 2})
+    became = crawl(ledger, f"{site.url}/", archive, **{**hostile.JOB, "max_attempts": 2, "client": client})
     archive.close()
     hostile.check(expected, became)
 
@@ -55,7 +63,7 @@ STARS = "User-agent: *\nDisallow: /" + "*a" * 200 + "b$\n"
         (Answer("User-agent: *\nCrawl-delay: nan\nCrawl-delay: -1\nCrawl-delay: \xb2"), ("done", None)),
         (Answer("User-agent: *\nDisallow: /\n" + "\ud7ff\0" * 100_000), ("excluded", "robots.txt")),
         (hostile.packed("gzip", gzip.compress(bytes(100_000_000))), ("done", None)),
-        (hostile.packed("br", b"x"), ("failed", "host given up: robots.txt: ")),
+        (hostile.packed("lzma", b"x"), ("failed", "host given up: robots.txt: ")),
         (Answer("", 302, {"Location": "/robots.txt"}), ("done", None)),
         (Answer("", 302, {"Location": "http://["}), ("done", None)),
         (Answer("", 500), ("failed", "host given up: robots.txt: ")),
@@ -65,20 +73,25 @@ STARS = "User-agent: *\nDisallow: /" + "*a" * 200 + "b$\n"
     ],
 )
 def test_any_robots_txt(
-    site: Site, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, robots: Any, outcome: tuple[str, str | None]
+    site: Site,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    client: str,
+    robots: Any,
+    outcome: tuple[str, str | None],
 ) -> None:
     monkeypatch.setattr(politeness, "BACK_OFF_FIRST", 0.01)
     monkeypatch.setattr(limits, "FETCH", 0.5)
     (site.pages if isinstance(robots, Answer) else site.raw)["/robots.txt"] = robots
     page = "/" + "a" * 1900
     site.pages[page] = Answer("x")
-    row = crawl(ledger, site.url + page)[page]
+    row = crawl(ledger, site.url + page, client=client)[page]
     state, reason = outcome
     assert row["state"] == state
     assert (row["reason"] or "").startswith(reason or "")
 
 
-def test_any_sitemap(site: Site, ledger: Ledger) -> None:
+def test_any_sitemap(site: Site, ledger: Ledger, client: str) -> None:
     names = ["/bomb.gz", "/unclosed", "/lines", "/index/0", "/drip"]
     site.pages["/robots.txt"] = Answer("".join(f"Sitemap: {site.url}{name}\n" for name in names))
     site.pages["/"] = Answer("x")
@@ -89,7 +102,7 @@ def test_any_sitemap(site: Site, ledger: Ledger) -> None:
     for number in range(100):
         following = "".join(f"<loc>{site.url}/index/{goal}</loc>" for goal in (0, number + 1))
         site.pages[f"/index/{number}"] = Answer(f"<sitemapindex>{following}</sitemapindex>")
-    rows = crawl(ledger, f"{site.url}/", sitemaps=True)
+    rows = crawl(ledger, f"{site.url}/", sitemaps=True, client=client)
     assert {path: (row["state"], row["reason"]) for path, row in rows.items()} == {
         "/": ("done", None),
         "/bomb.gz": ("excluded", "sitemap of 0 URLs"),
@@ -104,18 +117,18 @@ def test_any_sitemap(site: Site, ledger: Ledger) -> None:
     }
 
 
-def test_tls_that_is_none(site: Site, ledger: Ledger) -> None:
-    row = crawl(ledger, f"https://{site.host}/", robots=False)["/"]
+def test_tls_that_is_none(site: Site, ledger: Ledger, client: str) -> None:
+    row = crawl(ledger, f"https://{site.host}/", robots=False, client=client)["/"]
     assert (row["state"], row["cause"]) == ("failed", "host_given_up")
     assert row["reason"].startswith("host given up: TLS: ")
 
 
-def test_a_certificate_that_nobody_signed(site: Site, ledger: Ledger, tmp_path: Path) -> None:
+def test_a_certificate_that_nobody_signed(site: Site, ledger: Ledger, tmp_path: Path, client: str) -> None:
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
     files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate")]
     subprocess.run([*made, *files], check=True, capture_output=True)
     site.speak_tls(tmp_path / "certificate", tmp_path / "key")
-    row = crawl(ledger, f"https://{site.host}/", robots=False)["/"]
+    row = crawl(ledger, f"https://{site.host}/", robots=False, client=client)["/"]
     assert row["state"] == "failed"
     assert "self-signed certificate" in row["reason"]
 
@@ -123,16 +136,16 @@ def test_a_certificate_that_nobody_signed(site: Site, ledger: Ledger, tmp_path: 
 @pytest.mark.parametrize(
     "said", ["\xb2", "9" * 5000, "1 Jan 99999999999999999999 1:1:1", "Mon, 01 Jan 0001 00:00:00 GMT"]
 )
-def test_any_retry_after(site: Site, ledger: Ledger, said: str) -> None:
+def test_any_retry_after(site: Site, ledger: Ledger, client: str, said: str) -> None:
     site.pages["/"] = Answer("", 503, {"Retry-After": said})
-    row = crawl(ledger, f"{site.url}/", robots=False)["/"]
+    row = crawl(ledger, f"{site.url}/", robots=False, client=client)["/"]
     assert (row["state"], row["reason"]) == ("failed", "HTTP 503")
 
 
-def test_a_kept_connection_that_closes_is_not_held_against_the_url(site: Site, ledger: Ledger) -> None:
+def test_a_kept_connection_that_closes_is_not_held_against_the_url(site: Site, ledger: Ledger, client: str) -> None:
     pages = [f"/{number}" for number in range(300)]
     for path in pages:
         site.raw[path] = hostile.write(hostile.HEAD + b"Content-Length: 1\r\n\r\nx")  # and hangs up without saying so
     site.pages["/"] = Answer("".join(f"<a href={path}>" for path in pages))
-    rows = crawl(ledger, f"{site.url}/")
+    rows = crawl(ledger, f"{site.url}/", client=client)
     assert {row["state"] for row in rows.values()} == {"done"}

@@ -421,7 +421,7 @@ def test_the_archive_has_the_request_as_it_was_sent(site: Site, tmp_path: Path) 
         "Host": site.host,
         "User-Agent": "x",
         "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
-        "Accept-Encoding": "gzip, deflate",
+        "Accept-Encoding": "gzip, deflate, br, zstd",
         "If-None-Match": '"1"',
         "If-Modified-Since": "Mon, 21 Sep 2026 14:13:20 GMT",
     }

@@ -7,13 +7,14 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from website import Site
 
 from crawler.job import Job
 from crawler.messages import Batch, Cause, Report, Target
-from crawler.worker import transport
+from crawler.worker import connect
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
 from crawler.worker.fetch_errors import TLSError
@@ -50,7 +51,13 @@ def secure(site: Site, authority: Path) -> Site:
     return site
 
 
-def crawl(site: Site, context: ssl.SSLContext | None = None) -> Report:
+@pytest.fixture(params=["own", "requests"])
+def kind(request: pytest.FixtureRequest) -> Any:
+    """Each of the two clients."""
+    return request.param
+
+
+def crawl(site: Site, kind: Any, context: ssl.SSLContext | None = None) -> Report:
     batch = Batch(
         lease="l",
         job=Job(name="t", delay=0),
@@ -58,16 +65,16 @@ def crawl(site: Site, context: ssl.SSLContext | None = None) -> Report:
         targets=[Target(url=f"{site.url}/{path}", depth=0) for path in ("", "1")],
         expires_at=time.time() + 60,
     )
-    with Client("x", context) if context else Client("x") as client:
+    with Client("x", context or connect.tls_context(), kind) as client:
         return fetch_batch(batch, client, threading.Event(), worker="t")
 
 
 def trusting(authority: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(authority / "ca.pem"))
+    return connect.new_context(str(authority / "ca.pem"))
 
 
-def test_pages_are_fetched_over_https(secure: Site, authority: Path) -> None:
-    report = crawl(secure, trusting(authority))
+def test_pages_are_fetched_over_https(secure: Site, authority: Path, kind: Any) -> None:
+    report = crawl(secure, kind, trusting(authority))
     assert [(page.url, page.state, page.title) for page in report.results] == [
         (f"{secure.url}/", "done", "Page 0"),
         (f"{secure.url}/1", "done", "Page 1"),
@@ -76,26 +83,31 @@ def test_pages_are_fetched_over_https(secure: Site, authority: Path) -> None:
     assert {link.url.partition("//")[0] for link in report.links} == {"https:"}
 
 
-def test_a_certificate_of_an_unknown_authority_is_refused(secure: Site) -> None:
-    report = crawl(secure)
+def test_a_certificate_of_an_unknown_authority_is_refused(secure: Site, kind: Any) -> None:
+    report = crawl(secure, kind)
     assert (report.results, secure.paths) == ([], [])
     assert report.back_off is not None
     assert "certificate verify failed" in report.back_off.reason
-    with Client("x") as client, pytest.raises(TLSError, match=r"^TLS: .*certificate verify failed") as failed:
+    with (
+        Client("x", kind=kind) as client,
+        pytest.raises(TLSError, match=r"^TLS: .*certificate verify failed") as failed,
+    ):
         client.get(f"{secure.url}/", max_body=1000)
     assert failed.value.cause == Cause.TLS
 
 
-def test_a_certificate_for_another_name_is_refused(site: Site, authority: Path) -> None:
+def test_a_certificate_for_another_name_is_refused(site: Site, authority: Path, kind: Any) -> None:
     site.speak_tls(authority / "other.pem", authority / "site.key")
-    with Client("x", trusting(authority)) as client, pytest.raises(TLSError, match=r"mismatch|not valid for"):
+    with Client("x", trusting(authority), kind) as client, pytest.raises(TLSError, match=r"mismatch|not valid for"):
         client.get(f"https://{site.host}/", max_body=1000)
     assert site.paths == []
 
 
-def test_the_system_s_authorities_are_trusted(secure: Site, authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_system_s_authorities_are_trusted(
+    secure: Site, authority: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ours is one of the system's here, by the variable that OpenSSL reads."""
     monkeypatch.setenv("SSL_CERT_FILE", str(authority / "ca.pem"))
-    monkeypatch.setattr(transport, "_CONTEXT", None)
-    assert [page.state for page in crawl(secure).results] == ["done", "done"]
-    assert transport.tls_context().minimum_version >= ssl.TLSVersion.TLSv1_2
+    monkeypatch.setattr(connect, "_CONTEXT", None)
+    assert [page.state for page in crawl(secure, kind).results] == ["done", "done"]
+    assert connect.tls_context().minimum_version >= ssl.TLSVersion.TLSv1_2
