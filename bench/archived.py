@@ -2,9 +2,9 @@
 
     … | python bench/archived.py FOLDER      rows FILE, OFFSET, URL from standard input, separated by tabs
 
-Prints {"records": …, "wrong": …, "shown": […]}: how many positions were looked at; how many of them are not the response
-(or revisit) of their URL, or are another page's already; and some of these. It shares no code with the archive's
-writer, and runs on the worker's host. A file that still grows is read as well.
+Prints {"records": …, "wrong": …, "shown": […]}: how many positions were looked at; how many of them are not the
+response (or revisit) of their URL, or are another page's already; and some of these. It shares no code with the
+archive's writer, and runs on the worker's host. A file that still grows is read as well.
 """
 
 from __future__ import annotations

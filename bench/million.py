@@ -65,7 +65,7 @@ def crawl(job: str, pages: int, patience: float) -> None:
         last, before = now, done
         left = f", {(pages - done) / average / 60:.1f} min left" if average else ""
         print(
-            f"{now - began:5.0f} s: {done:,} of {pages:,} pages, {speed:,.0f} a second now and {average:,.0f} on average; "
+            f"{now - began:5.0f} s: {done:,} of {pages:,} pages, {speed:,.0f} a second now, {average:,.0f} on average; "
             f"{known:,} URLs known, {others:,} failed or excluded{left}",
             flush=True,
         )
