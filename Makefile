@@ -3,11 +3,12 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule default single mutate fuzz bench clean distclean
+.PHONY: help demo test lint unit integration molecule default single mutate fuzz bench million clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 PYTHON ?= python3
+PAGES ?= 1000000
 
 help: ## say what there is
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -55,6 +56,10 @@ fuzz: .venv/ready ## send made-up answers to both HTTP clients for FUZZ_SECONDS 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites
 	python bench/run.py
+
+million: .venv/ready ## crawl a million real pages on this machine, and check every one; make million PAGES=20000 for fewer
+	molecule/prerequisites
+	python bench/million.py --pages $(PAGES)
 
 clean: .venv/ready ## take down the hosts of the demo and of the tests
 	for inventory in demo single integration; do ansible-playbook -i inventory/$$inventory molecule/destroy.yml; done

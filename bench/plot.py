@@ -14,6 +14,7 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 from matplotlib import pyplot
+from report import RACES
 
 
 def main() -> None:
@@ -27,13 +28,20 @@ def main() -> None:
 
 
 def _speeds(results: dict[str, Any], target: Path) -> None:
-    figure, (speed, cost, memory) = pyplot.subplots(1, 3, figsize=(17, 4.5), width_ratios=(2, 1, 1))
-    rows = sorted(results.get("contestants", {}).values(), key=lambda row: row["median"])
-    medians = [row["median"] for row in rows]
-    spread = [[row["median"] - row["min"] for row in rows], [row["max"] - row["median"] for row in rows]]
-    bars = speed.barh([row["title"].replace(": ", ":\n", 1) for row in rows], medians, xerr=spread, capsize=3)
-    speed.bar_label(bars, fmt="%.0f", padding=6)
+    figure, (speed, cost, memory) = pyplot.subplots(1, 3, figsize=(17, 6), width_ratios=(2, 1, 1))
+    races = [results["sites"][name] for name in RACES if name in results.get("sites", {})]
+    rows: dict[str, str] = {name: row["title"] for race in races for name, row in race["contestants"].items()}
+    places = range(len(rows))
+    for number, race in enumerate(races):
+        of_race = [race["contestants"].get(name, {"median": 0, "min": 0, "max": 0}) for name in rows]
+        medians = [row["median"] for row in of_race]
+        spread = [[row["median"] - row["min"] for row in of_race], [row["max"] - row["median"] for row in of_race]]
+        middles = [place + 0.27 * (number - 1) for place in places]
+        bars = speed.barh(middles, medians, height=0.25, xerr=spread, capsize=2, label=race["title"])
+        speed.bar_label(bars, [f"{median:,.0f}" if median else "" for median in medians], padding=6, fontsize=7)
+    speed.set_yticks(places, [title.replace(": ", ":\n", 1) for title in rows.values()])
     speed.margins(x=0.12)
+    speed.legend(fontsize=7, loc="lower right")
     speed.set_title("Pages per CPU second, all processes counted")
     if sizes := results.get("frontier", {}).get("postgresql", {}).get("sizes"):
         known = [int(row["what"].partition(" ")[0].replace(",", "")) for row in sizes]

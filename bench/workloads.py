@@ -8,6 +8,9 @@ from typing import NamedTuple
 import corpus
 import stage
 
+RACING = ("scrapy", "bare", "spider", "crawlee", "alone", "embedded", "system", "warc")
+"""The contestants of the corpora that the goals are judged by."""
+
 
 class Workload(NamedTuple):
     """Sites to crawl to the end."""
@@ -19,6 +22,8 @@ class Workload(NamedTuple):
     contestants: tuple[str, ...] = ("embedded", "system")
     urls: tuple[str, ...] = ()
     """Each of these pages, where a crawl is to be compared with them one by one."""
+    less: Workload | None = None
+    """For slow contestants: fewer hosts of the same pages. A page costs them the same however many there are."""
 
 
 class Settings(NamedTuple):
@@ -34,11 +39,16 @@ class Settings(NamedTuple):
     large_installed: int
 
 
-def documentation(names: str = stage.CRAWLED, scheme: str = "http") -> Workload:
-    """The four fixed packages, under each of `names`."""
-    pages = sum(len(urls) for urls in stage.pages().values()) * len(names)
-    title = f"documentation on {len(stage.hosts(names))} hosts" + (", HTTPS" if scheme == "https" else "")
-    return Workload(title, [f"{scheme}://{host}/" for host in stage.hosts(names)], pages)
+def documentation(scheme: str = "http", contestants: tuple[str, ...] = RACING) -> Workload:
+    """The four fixed packages, on 24 hosts; a third of them for the slow."""
+    pages = sum(len(urls) for urls in stage.pages().values())
+
+    def crawl(names: str) -> Workload:
+        title = f"documentation on {len(stage.hosts(names))} hosts" + (", HTTPS" if scheme == "https" else "")
+        seeds = [f"{scheme}://{host}/" for host in stage.hosts(names)]
+        return Workload(title, seeds, pages * len(names), contestants)
+
+    return crawl(stage.CRAWLED)._replace(less=crawl(stage.CRAWLED[:2]))
 
 
 def one(_: Settings) -> Workload:
@@ -54,8 +64,14 @@ def large(_: Settings) -> Workload:
 
 
 def links(_: Settings) -> Workload:
-    seeds = [f"http://{name}3.links.test/" for name in "abcd"]
-    return Workload("300 links a page, four hosts of 1,000 pages", seeds, 4 * 1000)
+    """Pages of nearly nothing but links."""
+
+    def crawl(names: str) -> Workload:
+        seeds = [f"http://{name}3.links.test/" for name in names]
+        hosts = "one host" if len(names) == 1 else f"{len(names)} hosts"
+        return Workload(f"300 links a page, {hosts} of 1,000 pages", seeds, len(names) * 1000, RACING)
+
+    return crawl("abcd")._replace(less=crawl("a"))
 
 
 def hosts(settings: Settings) -> Workload:
@@ -73,7 +89,7 @@ def drawn(settings: Settings) -> Workload:
     sites = corpus.draw(settings.corpus_seed, settings.corpus_sites, *limits)
     title = f"drawn by seed {settings.corpus_seed}: {', '.join(site.package for site in sites)}"
     seeds = [f"http://{site.host}/" for site in sites]
-    return Workload(title, seeds, sum(site.pages for site in sites), ("scrapy", "embedded", "system"))
+    return Workload(title, seeds, sum(site.pages for site in sites), RACING)
 
 
 def large_sites(settings: Settings) -> Workload:
@@ -85,14 +101,14 @@ def large_sites(settings: Settings) -> Workload:
 
 
 WORKLOADS: dict[str, Callable[[Settings], Workload]] = {
+    "documentation": lambda _: documentation(contestants=(*RACING, "recipe")),
+    "links": links,
+    "corpus": drawn,
+    "https": lambda _: documentation("https", ("scrapy", "alone", "embedded", "system")),
     "one": one,
     "small": small,
     "large": large,
-    "links": links,
-    "http": lambda _: documentation(stage.CRAWLED[:2]),
-    "https": lambda _: documentation(stage.CRAWLED[:2], "https"),
     "hosts": hosts,
-    "corpus": drawn,
     "sites": large_sites,
 }
 ONCE = ("large", "sites")
