@@ -142,7 +142,7 @@ constexpr Name NAMES[] = {
     {"keygen", Kind::VOID, SPECIAL | IS_VOID | NO_FRAMESET},
     {"li", Kind::LI, SPECIAL | BREAKS_OUT | NO_FRAMESET},
     {"link", Kind::LINK, SPECIAL | IS_VOID},
-    {"listing", Kind::PRE, SPECIAL | CLOSES_P | NO_FRAMESET},
+    {"listing", Kind::PRE, SPECIAL | CLOSES_P | BREAKS_OUT | NO_FRAMESET},
     {"main", Kind::BLOCK, SPECIAL | CLOSES_P},
     {"marquee", Kind::OBJECT, SPECIAL | SCOPE | NO_FRAMESET},
     {"math", Kind::MATH, 0},
@@ -515,6 +515,7 @@ class Page {
   void push(const Tag& tag, Space space = Space::HTML);
   void pop();
   void pop_to(size_t size) { while (open_.size() > size) pop(); }
+  void remove(size_t at);
   void leave_foreign();
   size_t in_scope(Kind kind, uint32_t hash, bool in_button, bool in_list) const;
   bool close(Kind kind, uint32_t hash = 0, bool in_button = false, bool in_list = false);
@@ -544,7 +545,7 @@ class Page {
 void Page::read() {
   while (at_ < page_.size()) {
     size_t tag = std::min(page_.find('<', at_), page_.size());
-    if (may_have_frames_ && phase_ != Phase::AFTER_FRAMESET) text(page_.substr(at_, tag - at_));
+    if (may_have_frames_) text(page_.substr(at_, tag - at_));
     at_ = tag;
     if (at_ < page_.size()) markup();
   }
@@ -553,7 +554,7 @@ void Page::read() {
 // Text between tags: only whether there is any matters, and only until a page is known to be none of frames.
 void Page::text(string_view text) {
   if (std::all_of(text.begin(), text.end(), [](char c) { return is_space(c) || c == '\0'; })) return;
-  if (phase_ == Phase::FRAMESET) return;
+  if (phase_ == Phase::FRAMESET || phase_ == Phase::AFTER_FRAMESET) return;
   if (phase_ == Phase::NOSCRIPT_IN_HEAD) pop_to(0);
   if (count(Kind::TEMPLATE) && phase_ != Phase::BODY) return;
   if (phase_ != Phase::BODY) body_begins();
@@ -588,6 +589,7 @@ void Page::markup() {  // at "<"
     } else {
       bool is_data = starts(begin, "![CDATA[") && is_foreign();
       size_t close = page_.find(is_data ? "]]>"sv : ">"sv, begin + (is_data ? 8 : 1));
+      if (is_data && may_have_frames_) text(page_.substr(begin + 8, close == NONE ? close : close - begin - 8));
       go(close == NONE ? close : close + (is_data ? 3 : 1));
     }
   } else if (c == '?') {
@@ -735,7 +737,8 @@ void Page::push(const Tag& tag, Space space) {
     string_view encoding = decoded(tag.has.encoding.value, buffer);
     takes_html = same(encoding, "text/html") || same(encoding, "application/xhtml+xml");
   }
-  Kind kind = html || (space == Space::SVG && tag.name.kind == Kind::SVG) ? tag.name.kind : Kind::OTHER;
+  bool is_root = tag.name.kind == (space == Space::SVG ? Kind::SVG : Kind::MATH);
+  Kind kind = html || is_root ? tag.name.kind : Kind::OTHER;
   uint8_t traits = html ? tag.name.traits : takes_text || takes_html || is_annotation ? SPECIAL | SCOPE : 0;
   open_.push_back({tag.hash, kind, traits, space, takes_html, takes_text});
   ++counts_[static_cast<size_t>(kind)];
@@ -780,18 +783,26 @@ bool Page::close(Kind kind, uint32_t hash, bool in_button, bool in_list) {
   return true;
 }
 
-// What the adoption agency leaves on the stack: https://html.spec.whatwg.org/#adoption-agency-algorithm
+// Takes one element out of the stack, and leaves those in it open.
+void Page::remove(size_t at) {
+  --counts_[static_cast<size_t>(open_[at].kind)];
+  open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(at));
+  for (size_t& part : parts_) part -= part > at;
+}
+
+// What the adoption agency leaves on the stack: of the element's contents the blocks, and around these the formatting.
+// Source: https://html.spec.whatwg.org/#adoption-agency-algorithm
 void Page::end_formatting(Kind kind, uint32_t hash) {
   size_t at = in_scope(kind, hash, false, false);
   if (at == NONE) return;
-  for (size_t above = at + 1; above < open_.size(); ++above) {
-    if (!(open_[above].traits & SPECIAL)) continue;
-    open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(at));
-    --counts_[static_cast<size_t>(kind)];
-    for (size_t& part : parts_) part -= part > at;
-    return;
+  size_t end = open_.size();
+  while (end > at && !(open_[end - 1].traits & SPECIAL)) --end;
+  pop_to(std::max(end, at));
+  for (size_t inner = open_.size(); inner-- > at;) {
+    const Open& element = open_[inner];
+    bool is_formatting = element.kind == Kind::A || element.kind == Kind::FONT || element.kind == Kind::FORMATTING;
+    if (inner == at || !(element.traits & SPECIAL || is_formatting)) remove(inner);
   }
-  pop_to(at);
 }
 
 bool Page::has_part(Kind kind, uint32_t hash) const {
@@ -887,7 +898,10 @@ void Page::start_in_head(Tag& tag) {
     case Kind::TITLE: found(tag); break;
     case Kind::RAW: raw(tag.name.text); break;
     case Kind::NOFRAMES: raw("noframes"); break;
-    case Kind::TEMPLATE: push(tag); break;
+    case Kind::TEMPLATE:
+      may_have_frames_ = false;
+      push(tag);
+      break;
     default: found(tag);
   }
 }
@@ -917,13 +931,9 @@ bool Page::start_in_table(Tag& tag) {
     if (kind == Kind::TABLE) {
       if (part != Kind::TABLE && !has_part(Kind::TABLE)) return true;
       pop_part();
-      if (part == Kind::TABLE) continue;
       continue;
     }
-    if (!is_part) {
-      // A form within a table has no contents, and a hidden field does not count against frames.
-      return kind == Kind::FORM;
-    }
+    if (!is_part) return kind == Kind::FORM;  // which within a table has no contents
     if (part == Kind::ROW) {
       if (kind == Kind::CELL) {
         clear_to_part();
@@ -1112,10 +1122,7 @@ void Page::end_in_body(const Tag& tag) {
     case Kind::HEADING: close(kind); return;
     case Kind::FORM: {
       size_t at = in_scope(kind, 0, false, false);
-      if (at == NONE) return;
-      open_.erase(open_.begin() + static_cast<std::ptrdiff_t>(at));
-      --counts_[static_cast<size_t>(kind)];
-      for (size_t& part : parts_) part -= part > at;
+      if (at != NONE) remove(at);
       return;
     }
     case Kind::A: case Kind::FORMATTING: case Kind::FONT: end_formatting(kind, tag.hash); return;
@@ -1159,7 +1166,7 @@ void Page::found(Tag& tag) {
     case Kind::TITLE: {
       if (is_foreign() && !open_.back().takes_html && !open_.back().takes_text) break;
       string_view title = raw("title");
-      if (hidden || found_.has_title || count(Kind::SVG)) break;
+      if (hidden || found_.has_title || count(Kind::SVG) || count(Kind::MATH)) break;
       found_.has_title = true;
       found_.title = title;
       break;
