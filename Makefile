@@ -59,8 +59,14 @@ distclean: clean ## clean, and remove the images, caches, passwords and .venv as
 	podman images --quiet --filter 'reference=localhost/crawler-fleet/*' | sort -u | xargs --no-run-if-empty podman rmi --force
 	rm -rf .cache .fleet .venv
 
+# Where there is no scanner (another architecture, no package index), build.py says so, and lexbor reads the pages.
+.venv/ready: .venv/packages scanner/build.py scanner/scanner.cpp scanner/crawler_scanner/__init__.py
+	@if wheel=$$(.venv/bin/python scanner/build.py); then \
+		.venv/bin/pip install --quiet --no-deps --force-reinstall "$$wheel"; else [ $$? = 3 ]; fi
+	touch $@
+
 # Made anew, never mended, whenever a locked version changed.
-.venv/ready: requirements.txt pyproject.toml
+.venv/packages: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || molecule/prerequisites python3-venv
