@@ -59,7 +59,7 @@ def wheel(architecture: str, cache: Path) -> Path:
             return built
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             work = Path(scratch)
-            packed = pack(architecture, compiled(architecture, ada(cache), cache, work), work)
+            packed = pack(architecture, compiled(architecture, ada(cache), cache), work)
             folder.mkdir(exist_ok=True)
             return Path(shutil.move(packed, folder))
 
@@ -132,15 +132,18 @@ def _literal(text: bytes) -> str:
     return '"' + "".join(f"\\{byte:03o}" for byte in text) + '"'
 
 
-def compiled(architecture: str, ada_folder: Path, cache: Path, work: Path) -> Path:
-    """The shared library. Names of folders that differ from run to run are kept out of it."""
+def compiled(architecture: str, ada_folder: Path, cache: Path) -> Path:
+    """The shared library."""
+    work = cache / "work"  # always the same, by which zig knows what it has compiled before
+    work.mkdir(exist_ok=True)
     (work / "entities.h").write_text(entities())
     shutil.copy(HERE / "scanner.cpp", work)
     for name in ("ada.h", "ada.cpp"):
         shutil.copy(ada_folder / name, work)
     command = [sys.executable, "-m", "ziglang", "c++", "-target", f"{architecture}-linux-gnu.{GLIBC}", *FLAGS]
     command += ["-Wl,--gc-sections", "-s", "-shared", "-o", "scanner.so", "scanner.cpp", "ada.cpp"]
-    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(cache.resolve() / "zig"), "ZIG_LOCAL_CACHE_DIR": str(work / "zig")}
+    zig = str(cache.resolve() / "zig")
+    environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": zig, "ZIG_LOCAL_CACHE_DIR": zig}
     ran = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)  # noqa: S603
     if ran.returncode:
         raise CannotBuildError(f"the scanner does not compile: {ran.stderr.strip()[-2000:]}")

@@ -35,6 +35,7 @@ def crawl(ledger: Ledger, url: str, archive: Archive | None = None, **job: Any) 
     return {urls.path_of(row["url"]): row for row in status.pages(ledger, "j")}
 
 
+@pytest.mark.usefixtures("parser")
 def test_it_is_crawled_to_the_end(site: Site, ledger: Ledger, tmp_path: Path) -> None:
     expected = hostile.furnish(site)
     archive = Archive(tmp_path, host="here", worker="test")

@@ -155,6 +155,7 @@ def compare_files(folders: list[Path], most: int) -> int:
             began = time.process_time()
             found[name] = results(page, codec=codec)
             spent[name] += time.process_time() - began
+        parse.scanner = scanner
         size += len(body)
         if found["scanner"] != found["lexbor"]:
             differ += 1
