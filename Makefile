@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule default single mutate bench clean distclean
+.PHONY: help demo test lint unit integration molecule default single mutate fuzz bench clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -30,7 +30,7 @@ lint: .venv/ready ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	mypy
 	yamllint --strict .
 	ansible-lint --strict
-	grep -rlIE --exclude='*.j2' '^#!/bin/(ba)?sh$$' .ci molecule playbooks roles tests | xargs shellcheck
+	grep -rlIE --exclude='*.j2' '^#!/bin/(ba)?sh$$' .ci molecule playbooks roles scanner tests | xargs shellcheck
 
 unit: .venv/ready ## the crawler's core, the roles' templates, the documents' commands: no service, no container
 	pytest tests/unit tests/templates tests/docs
@@ -47,6 +47,10 @@ default single: .venv/ready
 
 mutate: .venv/ready ## apply each known bug of tests/mutants to a copy and report whether the tests notice; wants 90 %
 	python tests/mutants/run.py
+
+fuzz: .venv/ready ## the scanner against lexbor on 100,000 documents of token soup, then broken pages under ASan and UBSan
+	python tests/unit/worker/soup.py --documents 100000
+	scanner/fuzz.sh python 120
 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites

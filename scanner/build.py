@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Builds the scanner's wheel for one architecture, into a cache, without a system compiler; prints its path.
 
-    python scanner/build.py [x86_64|aarch64] [--cache .cache/scanner] [--identity]
+    python scanner/build.py [x86_64|aarch64] [--cache FOLDER] [--identity] [--sources FOLDER]
 
-`ziglang` from PyPI brings clang and libc++, for both architectures and the oldest glibc wanted; ada, which reads URLs, comes
-out of the source package of ada-url that requirements-hosts.txt pins by its hash, so both spell addresses alike. The same
-sources give the same bytes. Exit status 3: nothing can be built here, and the crawler does without.
+`ziglang` from PyPI brings clang and libc++, for both architectures and the oldest glibc wanted; ada, which reads URLs,
+comes out of the source package of ada-url that requirements-hosts.txt pins by its hash, so both spell addresses alike.
+The same sources give the same bytes. Exit status 3: nothing can be built here, and the crawler does without.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def identity() -> str:
 
 def zig_version() -> str:
     """Raises CannotBuildError where there is no ziglang."""
-    ran = subprocess.run([sys.executable, "-m", "ziglang", "version"], capture_output=True, text=True)  # noqa: S603
+    ran = subprocess.run([sys.executable, "-m", "ziglang", "version"], capture_output=True, text=True)
     if ran.returncode:
         raise CannotBuildError(f"{sys.executable} has no ziglang: pip install -r requirements.txt brings it")
     return ran.stdout.strip()
@@ -128,6 +128,14 @@ def entities() -> str:
     )
 
 
+def gather(folder: Path, ada_folder: Path) -> None:
+    """Put all that a compiler needs into one folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "entities.h").write_text(entities())
+    for source in (HERE / "scanner.cpp", ada_folder / "ada.h", ada_folder / "ada.cpp"):
+        shutil.copy(source, folder)
+
+
 def _literal(text: bytes) -> str:
     return '"' + "".join(f"\\{byte:03o}" for byte in text) + '"'
 
@@ -135,11 +143,7 @@ def _literal(text: bytes) -> str:
 def compiled(architecture: str, ada_folder: Path, cache: Path) -> Path:
     """The shared library."""
     work = cache / "work"  # always the same, by which zig knows what it has compiled before
-    work.mkdir(exist_ok=True)
-    (work / "entities.h").write_text(entities())
-    shutil.copy(HERE / "scanner.cpp", work)
-    for name in ("ada.h", "ada.cpp"):
-        shutil.copy(ada_folder / name, work)
+    gather(work, ada_folder)
     command = [sys.executable, "-m", "ziglang", "c++", "-target", f"{architecture}-linux-gnu.{GLIBC}", *FLAGS]
     command += ["-Wl,--gc-sections", "-s", "-shared", "-o", "scanner.so", "scanner.cpp", "ada.cpp"]
     zig = str(cache.resolve() / "zig")
@@ -158,8 +162,8 @@ def pack(architecture: str, library: Path, work: Path) -> Path:
         "crawler_scanner/__init__.py": (HERE / "crawler_scanner" / "__init__.py").read_bytes(),
         "crawler_scanner/scanner.so": library.read_bytes(),
         f"{info}/METADATA": (
-            f"Metadata-Version: 2.1\nName: crawler-scanner\nVersion: {VERSION}\nSummary: The scanner of crawler-fleet.\n"
-            "License: Apache-2.0\nRequires-Python: >=3.11\n"
+            f"Metadata-Version: 2.1\nName: crawler-scanner\nVersion: {VERSION}\n"
+            "Summary: The scanner of crawler-fleet.\nLicense: Apache-2.0\nRequires-Python: >=3.11\n"
         ).encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: build.py\nRoot-Is-Purelib: false\nTag: {tag}\n".encode(),
     }
@@ -184,8 +188,13 @@ def main() -> int:
     parser.add_argument("architecture", nargs="?", default=platform.machine())
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".cache" / "scanner")
     parser.add_argument("--identity", action="store_true", help="print only what names the sources and the compiler")
+    parser.add_argument("--sources", type=Path, help="only put all that a compiler needs into this folder")
     chosen = parser.parse_args()
     try:
+        if chosen.sources:
+            chosen.cache.mkdir(parents=True, exist_ok=True)
+            gather(chosen.sources, ada(chosen.cache))
+            return 0
         print(identity() if chosen.identity else wheel(chosen.architecture, chosen.cache))
     except CannotBuildError as error:
         print(f"no scanner, so pages are read by lexbor, at a tenth of the speed: {error}", file=sys.stderr)

@@ -38,8 +38,8 @@ _IN_CONTENT = re.compile(rb"""charset\s*=\s*["']?([^\s;"']+)""")
 
 
 def sniff(body: bytes, content_type: str) -> tuple[str, int]:
-    """Python's name for the encoding that `body` is in, and how many bytes its byte order mark has: by that mark, else the
-    header's charset, else what it declares itself, else UTF-8, else windows-1252.
+    """Python's name for the encoding that `body` is in, and how many bytes its byte order mark has: by that mark, else
+    the header's charset, else what it declares itself, else UTF-8, else windows-1252.
 
     `content_type` is the whole Content-Type header.
     """

@@ -45,7 +45,7 @@ class Page:
 
     @functools.cached_property
     def tree(self) -> LexborHTMLParser:
-        """selectolax's tree, built when first asked for; of a page that would take too long, without what makes it so."""
+        """selectolax's tree, built when first asked for; of hostile pages, what can be built in bounded time."""
         return LexborHTMLParser(bounded(self.text))
 
     @functools.cached_property

@@ -1,7 +1,8 @@
 """From HTML to a page: title, links and what the page says to robots.
 
-The scanner (scanner/, native code) finds them in one pass. Where it could not be built, selectolax (lexbor) builds the tree
-that the WHATWG standard asks for, garbage included, and that is searched: the same results, at a tenth of the speed.
+The scanner (scanner/, native code) finds them in one pass. Where it could not be built, selectolax (lexbor) builds the
+tree that the WHATWG standard asks for, garbage included, and that is searched: the same results, at a tenth of the
+speed.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ def parse(
     refresh: str = "",
 ) -> Document:
     """Read the page that came from `url`: its text, or the bytes of it in UTF-8. `agent` is our product token, for meta
-    tags that name us; `follow` names what is followed beside links: see FOLLOWED; `now` is the time, for directives with
-    a date; `codec` is Python's name for the encoding that the page was in. Without `obey`, what is said to robots hides
-    no links. `refresh` is the value of the Refresh header, which counts before a meta tag."""
+    tags that name us; `follow` names what is followed beside links: see FOLLOWED; `now` is the time, for directives
+    with a date; `codec` is Python's name for the encoding that the page was in. Without `obey`, what is said to robots
+    hides no links. `refresh` is the value of the Refresh header, which counts before a meta tag."""
     found = (_scanned if scanner else _searched)(page, url, agent.lower(), follow, codec, obey)
     document = Document(" ".join(found.title.split())[:500] or None, found.canonical or None, tree=found.tree)
     for meta in found.metas:
@@ -170,11 +171,7 @@ def refreshed(said: str, base: str, codec: str = "utf-8") -> str | None:
     parts = _REFRESH.match(said)
     if parts is None or int(parts[1] or 0) > MAX_REFRESH:
         return None
-    href = parts[2] or parts[3] or parts[4] or ""
-    try:
-        return urls.normalise(with_query_in(codec, href), base=base)
-    except urls.InvalidURLError:
-        return None
+    return _normalised(parts[2] or parts[3] or parts[4] or "", base, codec) or None
 
 
 def _in_noscript(node: LexborNode) -> bool:

@@ -27,7 +27,7 @@ def ledger(tmp_path: Path) -> Ledger:
 
 @pytest.fixture(scope="module", params=["scanner", "lexbor"])
 def parser(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What reads pages: once the scanner, once lexbor. The scanner may be missing where it cannot be built, but not in CI."""
+    """What reads pages: once the scanner, once lexbor. The scanner may be missing, but not in CI."""
     if request.param == "scanner" and parse.scanner is None and not os.environ.get("CI"):
         pytest.skip("the scanner is not built: python scanner/build.py says why")
     with pytest.MonkeyPatch.context() as patch:

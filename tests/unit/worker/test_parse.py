@@ -49,8 +49,14 @@ PAGE = "http://example.org/dir/page"
         ("<a href=x><frameset><frame src=y></frameset>", ["http://example.org/dir/y"]),
         ("text<frameset><frame src=x></frameset><a href=y>", ["http://example.org/dir/y"]),
         ("<script><!-- <script> </script> <a href=x> --></script><a href=y>", ["http://example.org/dir/y"]),
-        ("<!--><a href=x><!-- --!><a href=y><!-- -- ><a href=z>", ["http://example.org/dir/x", "http://example.org/dir/y"]),
-        ("<textarea><a href=x></textarea><xmp><a href=x></xmp><a href=y><plaintext><a href=z>", ["http://example.org/dir/y"]),
+        (
+            "<!--><a href=x><!-- --!><a href=y><!-- -- ><a href=z>",
+            ["http://example.org/dir/x", "http://example.org/dir/y"],
+        ),
+        (
+            "<textarea><a href=x></textarea><xmp><a href=x></xmp><a href=y><plaintext><a href=z>",
+            ["http://example.org/dir/y"],
+        ),
         ("<iframe><a href=x></iframe><noembed><a href=x></noembed><noframes><a href=x></noframes>", []),
         ("<a href='x\0y'>1</a>", ["http://example.org/dir/x%EF%BF%BDy"]),
         ("<a href='x' href='y' HREF=z>1</a><a/href=w>2", ["http://example.org/dir/x", "http://example.org/dir/w"]),
@@ -288,7 +294,26 @@ def test_any_bytes_in_a_link_are_read_as_python_reads_them(data: bytes) -> None:
     assert parse.parse(b"<a href='" + written + b"'>", PAGE, "x").links == links
 
 
-PARTS = ("http://", "HTTPS:", "//", "/", "\\", "h.test", "h.test.", "..", ".", ":80", "@", "?", "%7e", "%zz", "%2F", "|", "[::1]", "é")
+PARTS = (
+    "http://",
+    "HTTPS:",
+    "//",
+    "/",
+    "\\",
+    "h.test",
+    "h.test.",
+    "..",
+    ".",
+    ":80",
+    "@",
+    "?",
+    "%7e",
+    "%zz",
+    "%2F",
+    "|",
+    "[::1]",
+    "é",
+)
 
 
 @given(st.lists(st.sampled_from(PARTS) | st.text(max_size=5), min_size=1, max_size=12).map("".join))
