@@ -31,7 +31,7 @@ lint: .venv/ready ## ruff, mypy, yamllint, ansible-lint, shellcheck
 	mypy
 	yamllint --strict .
 	ansible-lint --strict
-	grep -rlIE --exclude='*.j2' '^#!/bin/(ba)?sh$$' .ci molecule playbooks roles tests | xargs shellcheck
+	grep -rlIE --exclude='*.j2' '^#!/bin/(ba)?sh$$' .ci molecule playbooks roles scanner tests | xargs shellcheck
 
 unit: .venv/ready ## the crawler's core, the roles' templates, the documents' commands: no service, no container
 	pytest tests/unit tests/templates tests/docs
@@ -50,8 +50,10 @@ mutate: .venv/ready ## apply each known bug of tests/mutants to a copy and repor
 	python tests/mutants/run.py
 
 FUZZ_SECONDS ?= 600
-fuzz: .venv/ready ## send made-up answers to both HTTP clients for FUZZ_SECONDS (600) and report what they differ in
+fuzz: .venv/ready ## made-up answers to both HTTP clients for FUZZ_SECONDS (600); pages to scanner and lexbor; broken pages under sanitizers
 	python -m gevent.monkey tests/unit/worker/differential.py $(FUZZ_SECONDS) 1000000000 $$RANDOM$$RANDOM
+	python tests/unit/worker/soup.py --documents 100000
+	scanner/fuzz.sh python 120
 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites
@@ -68,8 +70,14 @@ distclean: clean ## clean, and remove the images, caches, passwords and .venv as
 	podman images --quiet --filter 'reference=localhost/crawler-fleet/*' | sort -u | xargs --no-run-if-empty podman rmi --force
 	rm -rf .cache .fleet .venv
 
+# Where there is no scanner (another architecture, no package index), build.py says so, and lexbor reads the pages.
+.venv/ready: .venv/packages scanner/build.py scanner/scanner.cpp scanner/crawler_scanner/__init__.py
+	@if wheel=$$(.venv/bin/python scanner/build.py); then \
+		.venv/bin/pip install --quiet --no-deps --force-reinstall "$$wheel"; else [ $$? = 3 ]; fi
+	touch $@
+
 # Made anew, never mended, whenever a locked version changed.
-.venv/ready: requirements.txt pyproject.toml
+.venv/packages: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || molecule/prerequisites python3-venv

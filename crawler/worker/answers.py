@@ -145,11 +145,13 @@ class AnswerReader:
 
     def _read_page(self, target: Target, response: fetch.Response) -> None:
         job = self._job
-        text, codec = encoding.decode(response.body, response.headers.get("content-type", ""))
+        codec, mark = encoding.sniff(response.body, response.headers.get("content-type", ""))
+        body = response.body[mark:] if mark else response.body
+        page = body if codec == "utf-8" else body.decode(codec, "replace")
         now = self._client.now()
         refresh = fetch.as_utf_8(response.headers.get("refresh", ""))
         document = parse.parse(
-            text, response.url, settings.PRODUCT, job.follow, now, codec, obey=job.robots, refresh=refresh
+            page, response.url, settings.PRODUCT, job.follow, now, codec, obey=job.robots, refresh=refresh
         )
         nofollow, noindex = parse.header_directives(response.header_lines, settings.PRODUCT, now)
         digest = hashlib.sha256(response.body).hexdigest()
@@ -160,7 +162,7 @@ class AnswerReader:
         else:
             # Before anything is noted of a page that may have to wait for room on the disk.
             found |= self._kept(target, response, digest)
-            found |= self._described(response, text, document)
+            found |= self._described(response, page, document)
         before = self._links.left_out
         if not (job.robots and (document.nofollow or nofollow)):
             self._follow(target, document)
@@ -183,7 +185,7 @@ class AnswerReader:
         else:
             self._links.add(goal, target.depth + 1, target.url)
 
-    def _described(self, response: fetch.Response, text: str, document: parse.Document) -> dict[str, Any]:
+    def _described(self, response: fetch.Response, content: str | bytes, document: parse.Document) -> dict[str, Any]:
         """What the page says of itself, and what the job wants from it."""
         found: dict[str, Any] = {
             "title": document.title,
@@ -191,6 +193,7 @@ class AnswerReader:
             "last_modified": _worth_keeping(response.headers.get("last-modified")),
         }
         if self._job.extract:
+            text = content if isinstance(content, str) else content.decode("utf-8", "replace")
             page = extract.Page(response.url, response.status, response.headers, text, document.links)
             if document.tree:
                 page.tree = document.tree

@@ -37,26 +37,37 @@ _ATTRIBUTE = re.compile(rb"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([
 _IN_CONTENT = re.compile(rb"""charset\s*=\s*["']?([^\s;"']+)""")
 
 
-def decode(body: bytes, content_type: str) -> tuple[str, str]:
-    """`body` as text, and Python's name for the encoding that it is in: by its byte order mark, else the header's
-    charset, else what it declares itself, else UTF-8, else windows-1252. Never fails: what cannot be read becomes
-    U+FFFD.
+def sniff(body: bytes, content_type: str) -> tuple[str, int]:
+    """Python's name for the encoding that `body` is in, and how many bytes its byte order mark has: by that mark, else
+    the header's charset, else what it declares itself, else UTF-8, else windows-1252.
 
     `content_type` is the whole Content-Type header.
     """
     for mark, name in _BOMS:
         if body.startswith(mark):
-            return body[len(mark) :].decode(name, "replace"), name
+            return name, len(mark)
     header = _PARAMETER.search(content_type)
     codec = _codec(header[1]) if header else None
     if codec is None:
         codec = _declared(body)
-    if codec:
-        return body.decode(codec, "replace"), codec
+    return codec or ("utf-8" if _is_utf_8(body) else "cp1252"), 0
+
+
+def decode(body: bytes, content_type: str) -> tuple[str, str]:
+    """`body` as text, and Python's name for the encoding that it is in: see `sniff`. Never fails: what cannot be read
+    becomes U+FFFD."""
+    codec, mark = sniff(body, content_type)
+    return body[mark:].decode(codec, "replace"), codec
+
+
+def _is_utf_8(body: bytes) -> bool:
+    if body.isascii():
+        return True
     try:
-        return body.decode("utf-8"), "utf-8"
+        body.decode("utf-8")
     except UnicodeDecodeError:
-        return body.decode("cp1252", "replace"), "cp1252"
+        return False
+    return True
 
 
 def with_query_in(codec: str, href: str) -> str:

@@ -17,6 +17,7 @@ from bs4 import BeautifulSoup
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from crawler.fields import Rule, Spec
+from crawler.worker.html_bounds import bounded
 
 MAX_BYTES = 128 * 1024
 """JSON of one page's fields at most: 50 pages travel in one message, and brokers take 16 MiB."""
@@ -44,8 +45,8 @@ class Page:
 
     @functools.cached_property
     def tree(self) -> LexborHTMLParser:
-        """selectolax's tree, built when first asked for."""
-        return LexborHTMLParser(self.text)
+        """selectolax's tree, built when first asked for; of hostile pages, what can be built in bounded time."""
+        return LexborHTMLParser(bounded(self.text))
 
     @functools.cached_property
     def soup(self) -> BeautifulSoup:

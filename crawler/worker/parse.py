@@ -1,13 +1,16 @@
-"""From text to a page: title, links and what the page says to robots.
+"""From HTML to a page: title, links and what the page says to robots.
 
-selectolax (lexbor) reads HTML some fifty times faster than BeautifulSoup and builds the tree the WHATWG standard asks
-for, garbage included.
+The scanner (scanner/, native code) finds them in one pass. Where it could not be built, selectolax (lexbor) builds the
+tree that the WHATWG standard asks for, garbage included, and that is searched: the same results, at a tenth of the
+speed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import email.utils
+import functools
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +22,18 @@ from crawler import urls
 from crawler.worker.encoding import with_query_in
 from crawler.worker.html_bounds import bounded
 
+try:
+    import crawler_scanner as scanner
+except (ImportError, OSError):  # a wheel of its own, for two architectures
+    scanner = None
+
+log = logging.getLogger(__name__)
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a`, `area` and `frame`: the selector of each by its name."""
 MAX_REFRESH = 10
 """Seconds after which a page that leads on by itself is still a redirect in all but name. A longer one is a page to be
 read, that shows its news, or the next picture, from time to time."""
-_TITLE = "title:not(svg title)"  # in a drawing it is the name of a shape
+_TITLE = "title:not(svg title, math title)"  # in a drawing it is the name of a shape
 _CANONICAL = "link[rel~=canonical i][href]"
 # A product token, and the version that some write after it.
 _NAMED = re.compile(r"\s*(\*|[A-Za-z_-]+)(?:/[\w.-]*)?\s*:")
@@ -36,7 +45,7 @@ _REFRESH = re.compile(
     r"(?:url[ \t\n\f\r]*=[ \t\n\f\r]*)?(?:'([^']*)|\"([^\"]*)|(.+))",
     re.IGNORECASE | re.DOTALL | re.ASCII,
 )
-_SKIPPED = ("#", "javascript:", "mailto:", "tel:", "data:")
+_SKIPPED = ("javascript:", "mailto:", "tel:", "data:")
 
 
 @dataclass
@@ -53,10 +62,24 @@ class Document:
     refresh: str | None = None
     """Where the page leads by itself, within MAX_REFRESH seconds; normalised."""
     tree: LexborHTMLParser | None = None
+    """Where one had to be built."""
+
+
+@dataclass
+class _Found:
+    """What a page says, before it is judged."""
+
+    title: str
+    base: str
+    canonical: str
+    metas: list[str]
+    """Each "r" and what is said to robots, or "f" and a refresh."""
+    links: list[str]
+    tree: LexborHTMLParser | None = None
 
 
 def parse(
-    text: str,
+    page: str | bytes,
     url: str,
     agent: str,
     follow: Sequence[str] = (),
@@ -66,34 +89,81 @@ def parse(
     obey: bool = True,
     refresh: str = "",
 ) -> Document:
-    """Read the page `text` that came from `url`. `agent` is our product token, for meta tags that name us; `follow`
-    names what is followed beside links: see FOLLOWED; `now` is the time, for directives with a date; `codec`
-    is Python's name for the encoding that the page was in. Without `obey`, what is said to robots hides no links.
-    `refresh` is the value of the Refresh header, which counts before a meta tag."""
-    tree = LexborHTMLParser(bounded(text))
-    document = Document(tree=tree)
-    if (title := tree.css_first(_TITLE)) is not None:
-        document.title = " ".join(title.text().replace("\0", "").split())[:500] or None
-    for meta in tree.css("meta"):
-        attributes = meta.attributes
-        if (attributes.get("name") or "").strip().lower() in ("robots", agent.lower()):
-            nofollow, noindex = directives(attributes.get("content") or "", now)
+    """Read the page that came from `url`: its text, or the bytes of it in UTF-8. `agent` is our product token, for meta
+    tags that name us; `follow` names what is followed beside links: see FOLLOWED; `now` is the time, for directives
+    with a date; `codec` is Python's name for the encoding that the page was in. Without `obey`, what is said to robots
+    hides no links. `refresh` is the value of the Refresh header, which counts before a meta tag."""
+    found = (_scanned if scanner else _searched)(page, url, agent.lower(), follow, codec, obey)
+    document = Document(" ".join(found.title.split())[:500] or None, found.canonical or None, tree=found.tree)
+    for meta in found.metas:
+        if meta[0] == "r":
+            nofollow, noindex = directives(meta[1:], now)
             document.nofollow |= nofollow
             document.noindex |= noindex
-        elif not refresh and (attributes.get("http-equiv") or "").lower() == "refresh" and not _in_noscript(meta):
-            refresh = attributes.get("content") or ""
-    base = url
-    if (element := tree.css_first("base[href]")) is not None:
-        with contextlib.suppress(urls.InvalidURLError):
-            base = urls.normalise(element.attributes.get("href") or "", base=url)
-    if (element := tree.css_first(_CANONICAL)) is not None:
-        with contextlib.suppress(urls.InvalidURLError):
-            href = with_query_in(codec, element.attributes.get("href") or "")
-            document.canonical = urls.normalise(href, base=base)
+        else:
+            refresh = refresh or meta[1:]
     if not (obey and document.nofollow):
-        document.links = _links(tree, base, follow, codec, obey)
-        document.refresh = (refresh and refreshed(refresh, base, codec)) or None
+        document.links = found.links
+        document.refresh = (refresh and refreshed(refresh, found.base, codec)) or None
     return document
+
+
+def _scanned(page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool) -> _Found:
+    """Found in one pass by the scanner."""
+    other = not codec.startswith("utf")
+    flags = (
+        ("iframe" in follow and scanner.IFRAME)
+        | ("next" in follow and scanner.NEXT)
+        | (obey and scanner.OBEY)
+        | (other and scanner.OTHER_ENCODING)
+    )
+    found = _Found(*scanner.scan(page if isinstance(page, bytes) else page.encode(), url, agent, flags))
+    if other:
+        found.canonical = _spelled(found.canonical, found.base, codec)
+        found.links = [_spelled(link, found.base, codec) for link in found.links]
+    found.links = [link for link in dict.fromkeys(found.links) if link]
+    return found
+
+
+def _spelled(link: str, base: str, codec: str) -> str:
+    """A link of the scanner's, which leaves those to us whose query is in an encoding of the page's."""
+    return _normalised(link[1:], base, codec) if link.startswith("\1") else link
+
+
+def _normalised(href: str, base: str, codec: str = "utf-8") -> str:
+    """What `href` leads to; empty if it leads nowhere."""
+    with contextlib.suppress(urls.InvalidURLError):
+        return urls.normalise(with_query_in(codec, href), base=base)
+    return ""
+
+
+@functools.cache
+def _say_that_it_is_slow() -> None:
+    log.warning("the native scanner is not installed: pages are read by lexbor, at a tenth of the speed")
+
+
+def _searched(page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool) -> _Found:
+    """Found in a tree."""
+    _say_that_it_is_slow()
+    tree = LexborHTMLParser(bounded(page if isinstance(page, str) else page.decode("utf-8", "replace")))
+    title, base, canonical = (tree.css_first(selector) for selector in (_TITLE, "base[href]", _CANONICAL))
+    base_url = (base and _normalised(base.attributes["href"] or "", url)) or url
+    metas = []
+    for meta in tree.css("meta"):
+        attributes = meta.attributes
+        content = attributes.get("content") or ""
+        if (attributes.get("name") or "").strip().lower() in ("robots", agent):
+            metas.append("r" + content)
+        elif (attributes.get("http-equiv") or "").lower() == "refresh" and not _in_noscript(meta):
+            metas.append("f" + content)
+    return _Found(
+        title=title.text() if title else "",
+        base=base_url,
+        canonical=_normalised(canonical.attributes["href"] or "", base_url, codec) if canonical else "",
+        metas=metas,
+        links=_links(tree, base_url, follow, codec, obey),
+        tree=tree,
+    )
 
 
 def refreshed(said: str, base: str, codec: str = "utf-8") -> str | None:
@@ -101,11 +171,7 @@ def refreshed(said: str, base: str, codec: str = "utf-8") -> str | None:
     parts = _REFRESH.match(said)
     if parts is None or int(parts[1] or 0) > MAX_REFRESH:
         return None
-    href = parts[2] or parts[3] or parts[4] or ""
-    try:
-        return urls.normalise(with_query_in(codec, href), base=base)
-    except urls.InvalidURLError:
-        return None
+    return _normalised(parts[2] or parts[3] or parts[4] or "", base, codec) or None
 
 
 def _in_noscript(node: LexborNode) -> bool:
@@ -160,16 +226,8 @@ def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str,
     hrefs: dict[str, None] = {}
     for element in tree.css(", ".join(("a[href], area[href], frame[src]", *(FOLLOWED[name] for name in follow)))):
         attributes = element.attributes
-        href = attributes.get("href") or attributes.get("src")
+        href = attributes.get("src" if element.tag in ("frame", "iframe") else "href")
         if href and not (obey and "nofollow" in (attributes.get("rel") or "").lower().split()):
             hrefs[href.partition("#")[0]] = None  # before the costly part: a table of contents is one address
-    found: dict[str, None] = {}
-    utf_8 = codec == "utf-8"
-    for href in hrefs:
-        if not href or href.startswith(_SKIPPED):
-            continue
-        try:
-            found[urls.normalise(href if utf_8 else with_query_in(codec, href), base=base)] = None
-        except urls.InvalidURLError:
-            continue
-    return list(found)
+    found = {_normalised(href, base, codec): None for href in hrefs if href and not href.startswith(_SKIPPED)}
+    return [link for link in found if link]

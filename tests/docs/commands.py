@@ -65,6 +65,7 @@ ELSEWHERE = {
     "crawler retry JOB --reason trap": "it wants a section closed as a trap: tests/unit/test_cli.py",
     "sudo crawler delete JOB": "it asks, and wants a job that has ended: tests/unit/test_cli.py",
     "bash .ci/run": "it runs all tests, this one among them",
+    "python tests/unit/worker/soup.py FOLDER": "it measures",
     "python bench/run.py": "it measures for an hour: make bench",
     "python bench/run.py --only hosts --hosts 5000 --rounds 1": "it measures: a part of make bench",
     "python bench/run.py --only block": "it measures: a part of make bench",

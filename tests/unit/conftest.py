@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from website import Site
 
 from crawler.frontier.ledger import Ledger
+from crawler.worker import parse
 
 
 @pytest.fixture
@@ -21,3 +23,16 @@ def ledger(tmp_path: Path) -> Ledger:
     made = Ledger.open(f"sqlite:///{tmp_path}/ledger.sqlite")
     made.create()
     return made
+
+
+@pytest.fixture(scope="module", params=["scanner", "lexbor"])
+def parser(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What reads pages: once the scanner, once lexbor. The scanner may be missing, but not in CI."""
+    if request.param == "scanner" and parse.scanner is None and not os.environ.get("CI"):
+        pytest.skip("the scanner is not built: python scanner/build.py says why")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "lexbor":
+            patch.setattr(parse, "scanner", None)
+        else:
+            assert parse.scanner is not None
+        yield request.param

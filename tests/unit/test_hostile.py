@@ -41,6 +41,7 @@ def client(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.usefixtures("parser")
 def test_it_is_crawled_to_the_end(site: Site, ledger: Ledger, tmp_path: Path, client: str) -> None:
     expected = hostile.furnish(site)
     if client == "requests":

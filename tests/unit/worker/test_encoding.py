@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from crawler import urls
 from crawler.worker import encoding, parse
 
+pytestmark = pytest.mark.usefixtures("parser")
+
 
 @pytest.mark.parametrize(
     ("body", "content_type", "text"),

@@ -266,3 +266,11 @@ def test_no_selector_and_no_page_raises(selector: str, text: str) -> None:
         return
     assert spec is not None
     assert extract.extract(spec, page(text))[1] is None
+
+
+def test_the_tree_of_a_hostile_page_is_bounded() -> None:
+    """Whole, it would take from a minute to hours."""
+    page = extract.Page("http://h.test/", 200, {}, "<div>" * 200_000 + "<a href=x>1</a>")
+    began = time.process_time()
+    assert page.tree.css_first("a").text() == "1"
+    assert time.process_time() - began < 10
