@@ -197,7 +197,7 @@ def main() -> int:
             return 0
         print(identity() if chosen.identity else wheel(chosen.architecture, chosen.cache))
     except CannotBuildError as error:
-        print(f"no scanner, so pages are read by lexbor, at a tenth of the speed: {error}", file=sys.stderr)
+        print(f"no scanner, so pages are read by lexbor, at an eighth of the speed: {error}", file=sys.stderr)
         return CANNOT
     return 0
 

@@ -1,7 +1,7 @@
 """From HTML to a page: title, links and what the page says to robots.
 
 The scanner (scanner/, native code) finds them in one pass. Where it could not be built, selectolax (lexbor) builds the
-tree that the WHATWG standard asks for, garbage included, and that is searched: the same results, at a tenth of the
+tree that the WHATWG standard asks for, garbage included, and that is searched: the same results, at an eighth of the
 speed.
 """
 
@@ -139,7 +139,7 @@ def _normalised(href: str, base: str, codec: str = "utf-8") -> str:
 
 @functools.cache
 def _say_that_it_is_slow() -> None:
-    log.warning("the native scanner is not installed: pages are read by lexbor, at a tenth of the speed")
+    log.warning("the native scanner is not installed: pages are read by lexbor, at an eighth of the speed")
 
 
 def _searched(page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool) -> _Found:
