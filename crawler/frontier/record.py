@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec.structs import asdict
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
@@ -22,7 +23,7 @@ from crawler.messages import Cause, Link, Report, UrlResult
 
 log = logging.getLogger(__name__)
 
-RESULT = tuple(name for name in UrlResult.model_fields if name not in ("url", "state"))
+RESULT = tuple(name for name in UrlResult.__struct_fields__ if name not in ("url", "state"))
 """The columns of a URL that say what its last fetch came to."""
 
 
@@ -230,7 +231,7 @@ def _finish_urls(
             taken_in.pages[known.job_id, report.worker] += done
             if done and page.digest and job.traps and not row.was_done and page.cause != Cause.UNCHANGED:
                 taken_in.fetched[of_lease].append((page.url, page.digest))
-            result = page.model_dump(exclude={"url", "state"})
+            result = {name: getattr(page, name) for name in RESULT}
             if result["fields"] is not None:
                 result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
             # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
@@ -352,7 +353,7 @@ def _log_requests(ledger: Ledger, tx: Connection, reports: list[Report], of_job:
     rows = [
         {
             "host": url_rules.host_of(request.url),
-            **request.model_dump(),
+            **asdict(request),
             "job_id": of_job[report.job].job_id,
             "worker": report.worker,
             "release": report.release,

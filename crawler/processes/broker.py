@@ -11,10 +11,9 @@ from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
-from pydantic import ValidationError
 
 from crawler import limits
-from crawler.messages import Admission, Batch, Hold
+from crawler.messages import Admission, Batch, Hold, convert
 from crawler.processes import queues
 from crawler.processes.queues import FETCH, HOLD, RECORD, STATUS
 
@@ -74,15 +73,15 @@ class Broker:
     def _keep(self, body: Any, _: Any) -> None:
         try:
             if "mark" not in body:
-                self._heard.append(Hold.model_validate(body))
+                self._heard.append(convert(Hold, body))
             elif body["mark"] == self._name:
                 self._marked = float(body["at"])
-        except (ValidationError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             log.critical("a hold that cannot be read is left out: %s", str(error).splitlines()[0])
 
     def send(self, batch: Batch) -> None:
         """Hand a batch to the workers; returns when the broker has it."""
-        self._app.send_task("fetch", args=[batch.model_dump(exclude_defaults=True)])
+        queues.send(self._app, "fetch", batch)
 
     def recall(self, leases: list[str]) -> None:
         """Tell all workers to finish the batches of these leases at once."""
@@ -90,7 +89,7 @@ class Broker:
 
     def admit(self, admission: Admission) -> None:
         """Hand a piece of a seeding to the frontier; returns when the broker has it."""
-        self._app.send_task("admit", args=[admission.model_dump(exclude_defaults=True)])
+        queues.send(self._app, "admit", admission)
 
     def publish_status(self, snapshot: list[dict[str, Any]]) -> None:
         """Tell all who watch how far the jobs are."""

@@ -6,7 +6,15 @@ the right to configure them.
 
 from __future__ import annotations
 
-from kombu import Exchange, Queue
+from typing import Any
+
+import msgspec
+from kombu import Exchange, Queue, serialization
+
+from crawler import messages
+
+serialization.register("json", messages.encode, msgspec.json.decode, "application/json", "utf-8")
+"""kombu's JSON from here on, in every process that imports this: it knows our messages, and takes no other types."""
 
 RECORD, FETCH = "record", "fetch"
 """The two queues of work: recorders consume RECORD, workers FETCH. Each is bound to an exchange of its own name,
@@ -31,6 +39,12 @@ def work(name: str) -> Queue:
         no_declare=True,
         queue_arguments={"x-queue-type": "quorum"},
     )
+
+
+def send(app: Any, task: str, message: messages.Message) -> None:
+    """Send a task of a Celery `app` with one argument; returns when the broker has it."""
+    # Celery would describe the arguments in a header, by way of their repr: a kilobyte, and more work than the JSON.
+    app.send_task(task, args=[message], argsrepr=type(message).__name__, kwargsrepr="")
 
 
 def hold() -> Queue:

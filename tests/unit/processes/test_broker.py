@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from crawler.job import Job
-from crawler.messages import Admission, Batch, Target
+from crawler.messages import Admission, Batch, Target, convert
 from crawler.processes.broker import Broker
 
 JOB = Job(name="j", delay=3)
@@ -38,9 +38,9 @@ def test_each_message_arrives_where_it_is_read(app: Celery, broker: Broker) -> N
     broker.admit(admission)
     broker.recall(["l", "m"])
     name, argument = received(app, "fetch")
-    assert (name, Batch.model_validate(argument)) == ("fetch", BATCH)
+    assert (name, convert(Batch, argument)) == ("fetch", BATCH)
     name, argument = received(app, "record")
-    assert (name, Admission.model_validate(argument)) == ("admit", admission)
+    assert (name, convert(Admission, argument)) == ("admit", admission)
     assert received(app, "orders-heard") == ("recall", ["l", "m"])
 
 
