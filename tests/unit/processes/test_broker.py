@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from msgspec.structs import replace
 
 from crawler.job import Job
 from crawler.messages import Admission, Batch, Target, convert
@@ -42,6 +43,13 @@ def test_each_message_arrives_where_it_is_read(app: Celery, broker: Broker) -> N
     name, argument = received(app, "record")
     assert (name, convert(Admission, argument)) == ("admit", admission)
     assert received(app, "orders-heard") == ("recall", ["l", "m"])
+
+
+def test_a_batch_may_name_blocked_hosts(app: Celery, broker: Broker) -> None:
+    batch = replace(BATCH, blocked=frozenset({"b.test", "c.test"}))
+    broker.send(batch)
+    _, argument = received(app, "fetch")
+    assert convert(Batch, argument) == batch
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
 from crawler.worker.fetch_errors import FetchError, HungUpError, TimedOutError
+from crawler.worker.found_links import FoundLinks
 from crawler.worker.memory import Share
 
 
@@ -455,6 +456,25 @@ def test_links_the_frontier_has_are_not_sent_again(site: Site) -> None:
         assert fetch_batch(batch, client, threading.Event(), worker="t", known_links=known).links == []
         batch.targets[0].depth = 2  # a shorter way is news
         assert len(fetch_batch(batch, client, threading.Event(), worker="t", known_links=known).links) == 3
+
+
+def test_of_links_to_one_url_the_nearest_counts() -> None:
+    known, page = KnownLinks(), "http://a.test/page"
+    known.add("t", [Link(url="http://a.test/known", depth=3), Link(url="http://b.test/", depth=3, excluded="scope")])
+    found = FoundLinks(Job(name="t"), lambda _: None, known)
+    links = ["http://a.test/x", "http://a.test/x?sid=0123456789abcdef01234567", "http://a.test/known", "http://b.test/"]
+
+    def noted() -> dict[str, int]:
+        return {link.url: link.depth for link in found.all()}
+
+    found.add_page(links, 4, page)
+    assert noted() == {"http://a.test/x": 4}
+    found.add_page(links, 5, page)
+    assert noted() == {"http://a.test/x": 4}
+    found.add_page(links, 2, page)
+    assert noted() == {"http://a.test/x": 2, "http://a.test/known": 2, "http://b.test/": 2}
+    found.add_page(links, 3, "http://b.test/")  # from there, the last one is in scope
+    assert noted() == {"http://a.test/x": 2, "http://a.test/known": 2, "http://b.test/": 2}
 
 
 def test_remembering_links_takes_no_more_memory_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
