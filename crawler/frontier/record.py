@@ -214,7 +214,8 @@ def _finish_urls(
         ) -> None:
             row = opened.pop((lease, url))
             in_queue = state == "queued"
-            moved.update({row.state: -1, "again": (in_queue and was_done) - row.was_done})
+            moved[row.state] -= 1
+            moved["again"] += (in_queue and was_done) - row.was_done
             if job.max_pages_per_prefix and (more := (state == "done" or (in_queue and was_done)) - row.was_done):
                 taken_in.below.update({(common["job_id"], prefix): more for prefix in job.budgets(url)})
             moved[state] += 1
@@ -231,7 +232,8 @@ def _finish_urls(
             taken_in.pages[known.job_id, report.worker] += done
             if done and page.digest and job.traps and not row.was_done and page.cause != Cause.UNCHANGED:
                 taken_in.fetched[of_lease].append((page.url, page.digest))
-            result = {name: getattr(page, name) for name in RESULT}
+            result = asdict(page)
+            del result["url"], result["state"]
             if result["fields"] is not None:
                 result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
             # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.

@@ -29,8 +29,8 @@ from crawler.frontier.ledger import Ledger
 from crawler.frontier.schema import urls
 from crawler.job import Job, Scope
 from crawler.messages import Admission, Link, Report, UrlResult, encode
-from crawler.processes import recorder as module
 from crawler.processes import queues, systemd
+from crawler.processes import recorder as module
 from crawler.processes.broker import Broker
 from crawler.processes.inbox import BrokerLostError, Inbox
 from crawler.processes.recorder import Recorder
