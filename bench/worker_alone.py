@@ -25,12 +25,13 @@ from pathlib import Path
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
+from msgspec.structs import replace
 
 from crawler import settings, urls
 from crawler.job import Job
 from crawler.known_links import KnownLinks
 from crawler.limits import BATCH_URLS
-from crawler.messages import Batch, Report, RobotsFile, Target
+from crawler.messages import Batch, Report, RobotsFile, Target, convert, encode
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
 from crawler.worker.memory import release_memory
@@ -54,7 +55,7 @@ def batches(addresses: list[str], job: Job, robots: dict[str, RobotsFile]) -> It
                 if targets:
                     batch = Batch(lease=f"{round_}", job=job, host=host, targets=targets, expires_at=time.time() + 540)
                     known = {origin: file for origin, file in robots.items() if urls.host_of(origin + "/") == host}
-                    yield batch.model_copy(update={"robots": known})
+                    yield replace(batch, robots=known)
 
 
 def resident() -> float:
@@ -79,10 +80,10 @@ def main() -> None:
 
     def run(message: str) -> None:
         nonlocal pages
-        batch = Batch.model_validate(json.loads(message))
+        batch = convert(Batch, json.loads(message))
         with Client(settings.user_agent()) as client:
             report: Report = fetch_batch(batch, client, stop, worker="alone", known_links=known)
-        json.dumps(report.model_dump(exclude_defaults=True))
+        json.dumps(json.loads(encode(report)))
         known.add(report.job, report.links)
         robots.update(report.robots)
         before, pages = pages, pages + sum(page.state == "done" for page in report.results)
@@ -106,7 +107,7 @@ def main() -> None:
         if asked >= (options.pages or len(addresses)):
             break
         asked += len(batch.targets)
-        pool.spawn(run, json.dumps(batch.model_dump(exclude_defaults=True)))
+        pool.spawn(run, json.dumps(json.loads(encode(batch))))
     pool.join()
     told = {
         "pages": pages,

@@ -96,9 +96,11 @@ class Scope(BaseModel):
         `host` and `domain` compare with the page rather than with the seeds: as every page is itself in scope, this
         says the same and needs no list of a million seeds on every worker.
         """
-        if self.kind == "host" and urls.host_of(url) != urls.host_of(found_on):
+        if self.kind in ("host", "domain") and url.startswith(found_on[: found_on.index("/", 8) + 1]):
+            pass  # one origin, as most links are
+        elif self.kind == "host" and urls.host_of(url) != urls.host_of(found_on):
             return "scope: other host"
-        if self.kind == "domain" and urls.domain_of(urls.host_of(url)) != urls.domain_of(urls.host_of(found_on)):
+        elif self.kind == "domain" and urls.domain_of(urls.host_of(url)) != urls.domain_of(urls.host_of(found_on)):
             return "scope: other domain"
         if self.kind == "prefix" and not url.startswith(self.prefixes):
             return "scope: outside the prefixes"

@@ -1,26 +1,35 @@
 """What travels through the broker: a Batch to a worker, its Hold and its Report back, and the seeds' Admission.
 
-All are JSON. A field that is added later gets a default, so that old and new workers can share one queue.
+All are JSON (`encode`, `decode`). A field that is added later gets a default, which is left out when a message is
+written, and fields that this release does not know are passed over: so old and new workers can share one queue.
+Everything else about a message is checked when it is read: who sent it is not believed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import json
+from collections.abc import Callable, Iterator
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel
+import msgspec
+from msgspec import Meta
+from msgspec.structs import replace
+from pydantic import ValidationError
 
+from crawler import urls
 from crawler.job import Job
 
 Outcome = Literal["done", "failed", "excluded"]
 TERMINAL: tuple[Outcome, ...] = ("done", "failed", "excluded")
 
-
-def _storable(text: str) -> str:
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+Small = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A number as PostgreSQL's integer holds it."""
+Large = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""A number as PostgreSQL's bigint holds it."""
+LinkURL = Annotated[str, Meta(max_length=urls.MAX_LENGTH)]
+"""A URL that the ledger may come to know by a message: no longer than its index can hold."""
 
 
 class Cause(StrEnum):
@@ -64,31 +73,47 @@ class Cause(StrEnum):
     HOST_GIVEN_UP = "host_given_up"
 
 
-AnyCause = Cause | str
-"""A cause as it arrives: a newer release may know words that this one does not."""
-
-Text = Annotated[str, AfterValidator(_storable)]
-"""Text from the web, without the two things that JSON or PostgreSQL cannot hold: NUL and lone surrogates."""
+AnyCause = str
+"""A Cause as it arrives: a newer release may know words that this one does not."""
 
 
-class RobotsFile(BaseModel):
+class Message(msgspec.Struct, omit_defaults=True):
+    """Part of what travels. Checked when it is read, not when it is made."""
+
+
+class Texts(Message):
+    """A part with text from the web, in `_TEXTS`: what JSON or PostgreSQL cannot hold of it (NUL, lone surrogates) is
+    replaced when it is made and when it is read."""
+
+    _TEXTS: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        for name in self._TEXTS:
+            text = getattr(self, name)
+            if text is not None and not (text.isascii() and "\0" not in text):
+                setattr(self, name, text.encode("utf-8", "replace").decode().replace("\0", "\ufffd"))
+
+
+class RobotsFile(Texts, gc=False):
     """One origin's robots.txt as last fetched."""
 
     fetched_at: float
     """Seconds since the epoch."""
-    status: int
+    status: Small
     """The HTTP status it came with; 0: no answer at all."""
-    body: Text = ""
+    body: str = ""
+
+    _TEXTS = ("body",)
 
 
-class Target(BaseModel):
+class Target(Message, gc=False):
     """A URL to fetch, with what is known of it from an earlier visit."""
 
     url: str
-    depth: int
-    hops: int = 0
+    depth: Small
+    hops: Small = 0
     """Redirects that led here."""
-    nested: int = 0
+    nested: Small = 0
     """Sitemap indexes that led here."""
     sitemap: bool = False
     seed: bool = False
@@ -97,14 +122,14 @@ class Target(BaseModel):
     last_modified: str | None = None
     digest: str | None = None
     warc_file: str | None = None
-    warc_offset: int | None = None
+    warc_offset: Large | None = None
     """Where the response record of the body with that digest begins: while the body stays the same, it is archived as a
     `revisit` that refers to it. None: it is in no archive."""
     warc_date: float | None = None
     """When that body was fetched, in seconds since the epoch."""
 
 
-class Batch(BaseModel):
+class Batch(Message):
     """Some URLs of one host, leased to one worker."""
 
     lease: str
@@ -126,57 +151,61 @@ class Batch(BaseModel):
     may lead away. Empty where the batch brings fresh rules."""
 
 
-class Request(BaseModel):
+class Request(Texts, gc=False, kw_only=True):
     """One request made to the host, for its owner to see."""
 
     url: str
     at: float
     """Seconds since the epoch when it was sent."""
-    status: int | None = None
-    reason: Text | None = None
+    status: Small | None = None
+    reason: str | None = None
     """Why there is no status."""
     seconds: float
     """Until the last byte."""
 
+    _TEXTS = ("reason",)
 
-class UrlResult(BaseModel):
+
+class UrlResult(Texts):
     """What became of one URL."""
 
     url: str
     state: Outcome
     fetched_at: float
-    reason: Text | None = None
+    reason: str | None = None
     """Why it failed or was excluded, for a person to read."""
     cause: AnyCause | None = None
-    status: int | None = None
-    title: Text | None = None
-    content_type: Text | None = None
-    bytes: int | None = None
+    status: Small | None = None
+    title: str | None = None
+    content_type: str | None = None
+    bytes: Large | None = None
     """Length of the body after decompression."""
     digest: str | None = None
     """SHA-256 of the body after decompression, hexadecimal."""
     canonical: str | None = None
-    etag: Text | None = None
-    last_modified: Text | None = None
+    etag: str | None = None
+    last_modified: str | None = None
     fields: Any = None
     """What the job's extractor found: a dict, or a list of dicts."""
-    extract_error: Text | None = None
+    extract_error: str | None = None
     """Why the extractor found nothing."""
     warc_file: str | None = None
-    warc_offset: int | None = None
+    warc_offset: Large | None = None
     """Where the page's response record begins in that file, in bytes."""
     warc_date: float | None = None
     """When the body in that record was fetched, in seconds since the epoch."""
 
+    _TEXTS = ("reason", "title", "content_type", "etag", "last_modified", "extract_error")
 
-class Link(BaseModel):
+
+class Link(Message, gc=False):
     """A URL seen on a page."""
 
-    url: str
-    depth: int
+    url: LinkURL
+    depth: Small
     found_on: str | None = None
-    hops: int = 0
-    nested: int = 0
+    hops: Small = 0
+    nested: Small = 0
     sitemap: bool = False
     seed: bool = False
     excluded: str | None = None
@@ -184,24 +213,28 @@ class Link(BaseModel):
     cause: AnyCause | None = None
 
 
-class Retry(BaseModel):
+class Retry(Texts, gc=False):
     """A URL whose fetch went wrong in a way that may pass."""
 
     url: str
-    reason: Text
+    reason: str
     cause: AnyCause | None = None
 
+    _TEXTS = ("reason",)
 
-class BackOff(BaseModel):
+
+class BackOff(Texts, gc=False):
     """The host asked for, or needs, a rest."""
 
-    reason: Text
+    reason: str
     cause: AnyCause | None = None
     seconds: float | None = None
     """As the host asked (Retry-After); None: the frontier chooses, longer each time."""
 
+    _TEXTS = ("reason",)
 
-class Report(BaseModel):
+
+class Report(Message):
     """A batch's outcome, whole: every target is in exactly one of results, retries and unfetched."""
 
     lease: str
@@ -230,10 +263,10 @@ class Report(BaseModel):
         for link in self.links:
             room -= len(link.url) + len(link.found_on or "") + 60
             if room < 0 and part:
-                yield self.model_copy(update={**_LINKS_ALONE, "links": part})
+                yield replace(self, **_LINKS_ALONE, links=part)
                 part, room = [], size
             part.append(link)
-        yield self.model_copy(update={"links": part})
+        yield replace(self, links=part)
 
 
 _LINKS_ALONE: dict[str, Any] = {
@@ -247,7 +280,7 @@ _LINKS_ALONE: dict[str, Any] = {
 }
 
 
-class Hold(BaseModel):
+class Hold(Message):
     """What one worker holds at a moment. The next one replaces it."""
 
     worker: str
@@ -257,14 +290,94 @@ class Hold(BaseModel):
     """Whose reports the broker has confirmed since the last hold."""
 
 
-class Admission(BaseModel):
+class Admission(Message):
     """URLs handed over from outside: one of `chunks` pieces of one seeding."""
 
     job: Job
     seeding: str
     """Unique per run of seed.py."""
-    chunk: int
+    chunk: Small
     """0-based; a piece seen twice is admitted once."""
-    chunks: int | None = None
+    chunks: Small | None = None
     """In the last piece: how many there were. The job cannot be done before all have arrived."""
     urls: list[str] = []
+
+
+class MessageError(ValueError):
+    """What arrived is not the message it should be; the text says what it should be, where, and what is there."""
+
+
+M = TypeVar("M", bound=Message)
+
+
+def encode(content: object) -> bytes:
+    """A message, or plain dicts and lists with messages in them, as JSON, without what has its default."""
+    try:
+        return _ENCODER.encode(content)
+    except UnicodeEncodeError:  # half a surrogate pair, in what nobody has taken for text from the web
+        plain = msgspec.to_builtins(content, enc_hook=lambda job: json.loads(_job_text(job)))
+        return json.dumps(plain, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def decode(kind: type[M], content: bytes) -> M:
+    """The message of a `kind` in JSON. Raises MessageError."""
+    return _read(kind, lambda: _decoder(kind).decode(content))
+
+
+def decode_task(kind: type[M], body: bytes) -> M:
+    """The message of a `kind` that is the one argument of a Celery task (task protocol 2). Raises MessageError."""
+    return _read(kind, lambda: _task_decoder(kind).decode(body)[0][0])
+
+
+def convert(kind: type[M], plain: object) -> M:
+    """The message of a `kind` that was read from JSON as plain dicts and lists. Raises MessageError."""
+    return _read(kind, lambda: msgspec.convert(plain, kind, dec_hook=_as_job))
+
+
+def _read(kind: type[M], reading: Callable[[], M]) -> M:
+    try:
+        return reading()
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise MessageError(f"no {kind.__name__}: {error}") from None
+
+
+@functools.lru_cache
+def _decoder(kind: type[M]) -> msgspec.json.Decoder[M]:
+    return msgspec.json.Decoder(kind, dec_hook=_as_job)
+
+
+@functools.lru_cache
+def _task_decoder(kind: type[M]) -> msgspec.json.Decoder[tuple[tuple[M], Any, Any]]:
+    return msgspec.json.Decoder(tuple[tuple[kind], Any, Any], dec_hook=_as_job)  # type: ignore[valid-type]
+
+
+# A job travels with every batch, and there are few: pydantic, which explains to a person what is wrong with one, reads
+# and writes each of them once.
+
+
+def _of_job(job: object) -> msgspec.Raw:
+    if not isinstance(job, Job):
+        raise TypeError(f"a {type(job).__name__} is no part of a message")
+    return msgspec.Raw(_job_text(job))
+
+
+@functools.lru_cache(maxsize=256)
+def _job_text(job: Job) -> str:
+    return job.model_dump_json(exclude_defaults=True)
+
+
+def _as_job(_: type, plain: object) -> Job:
+    return _job(msgspec.json.encode(plain))
+
+
+@functools.lru_cache(maxsize=256)
+def _job(text: bytes) -> Job:
+    try:
+        return Job.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "all of it"
+        raise ValueError(f"a job that cannot be read: {where}: {problem['msg']}") from None
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_of_job)

@@ -103,6 +103,8 @@ def _without_path_parameters(segment: str, is_stripped: Callable[[str], bool]) -
 
 def trap(url: str) -> str | None:
     """Why a normalised `url` looks like one of endlessly many, made by a program for programs; None if it does not."""
+    if "&" not in url and url.count("/") < MAX_REPEATS + 3:  # of which two stand before the host: too few for any
+        return None
     path, _, query = path_of(url).partition("?")
     segments = [segment for segment in path.split("/") if segment]
     if len(segments) > MAX_SEGMENTS:

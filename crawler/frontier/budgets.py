@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
@@ -134,9 +135,7 @@ def keep_out(part: Part, links: Iterable[Link]) -> list[Link]:
     judged = []
     for link in links:
         refusal = None if link.excluded else part.refusal(link.url, link.seed)
-        judged.append(
-            link if refusal is None else link.model_copy(update={"excluded": refusal.reason, "cause": refusal.cause})
-        )
+        judged.append(link if refusal is None else replace(link, excluded=refusal.reason, cause=refusal.cause))
     return judged
 
 

@@ -45,7 +45,7 @@ UNLIMITED = 10**9
 
 _WANTED = (host_queues.c.queued > 0, sa.not_(host_queues.c.give_up))
 """What a host queue has to be to be in index host_queues_due_by_job."""
-_OF_TARGET = tuple(Target.model_fields)
+_OF_TARGET = Target.__struct_fields__
 _READ = (*_OF_TARGET, *KEY, "turn", "attempts", "discovered_at", "was_done", "expiries")
 """The columns that are read of a URL which may be leased: those that its batch says, and those that decide."""
 
@@ -141,7 +141,7 @@ def _lease(
                 lease=one.lease,
                 job=one.sharer.job,
                 host=one.row.host,
-                targets=[Target.model_validate(dict(zip(_OF_TARGET, row, strict=False))) for row in one.targets],
+                targets=[Target(*row[: len(_OF_TARGET)]) for row in one.targets],
                 expires_at=deadline - limits.LEASE_MARGIN,
                 begin_by=now + limits.BEGIN,
                 robots=robots,

@@ -35,6 +35,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
@@ -139,7 +140,7 @@ class Ledger:
         key = (make, *shape)
         if key not in self._made:
             self._made[key] = make(self, *shape)
-        return tx.execute(self._made[key], values if rows is None else {"rows": json.dumps(rows), **values})
+        return tx.execute(self._made[key], values if rows is None else {"rows": _json(rows), **values})
 
     def insert_given(self, table: sa.Table, names: Sequence[str], **constants: sa.ColumnElement[Any]) -> Any:
         """An INSERT of the rows that are given when it is run, with the columns `names`, and `constants` added to each.
@@ -181,7 +182,7 @@ class Ledger:
         """
         payload: sa.ColumnElement[str] = sa.bindparam("rows", type_=sa.Text)
         if rows is not None:
-            payload = sa.bindparam(None, json.dumps(rows), type_=sa.Text, unique=True)
+            payload = sa.bindparam(None, _json(rows), type_=sa.Text, unique=True)
         if self.postgresql:
             function = sa.func.json_to_recordset(sa.cast(payload, postgresql.JSON))
             named = (sa.column(column.name, column.type) for column in columns)
@@ -218,6 +219,13 @@ class Ledger:
         rowids = sa.select(rowid).select_from(alias).where(condition).order_by(*order)
         found = sa.literal_column(f"{table.name}.rowid").in_(rowids.limit(limit).correlate(given))
         return sa.select(*(table.c[name] for name in names)).select_from(given.join(table, found))
+
+
+def _json(rows: list[dict[str, Any]]) -> str:
+    try:
+        return msgspec.json.encode(rows).decode()
+    except UnicodeEncodeError:  # half a surrogate pair: for the database to judge
+        return json.dumps(rows)
 
 
 class UnreadableJobError(ValueError):

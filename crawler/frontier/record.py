@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from msgspec.structs import asdict
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
@@ -22,7 +23,7 @@ from crawler.messages import Cause, Link, Report, UrlResult
 
 log = logging.getLogger(__name__)
 
-RESULT = tuple(name for name in UrlResult.model_fields if name not in ("url", "state"))
+RESULT = tuple(name for name in UrlResult.__struct_fields__ if name not in ("url", "state"))
 """The columns of a URL that say what its last fetch came to."""
 
 
@@ -213,7 +214,8 @@ def _finish_urls(
         ) -> None:
             row = opened.pop((lease, url))
             in_queue = state == "queued"
-            moved.update({row.state: -1, "again": (in_queue and was_done) - row.was_done})
+            moved[row.state] -= 1
+            moved["again"] += (in_queue and was_done) - row.was_done
             if job.max_pages_per_prefix and (more := (state == "done" or (in_queue and was_done)) - row.was_done):
                 taken_in.below.update({(common["job_id"], prefix): more for prefix in job.budgets(url)})
             moved[state] += 1
@@ -230,7 +232,8 @@ def _finish_urls(
             taken_in.pages[known.job_id, report.worker] += done
             if done and page.digest and job.traps and not row.was_done and page.cause != Cause.UNCHANGED:
                 taken_in.fetched[of_lease].append((page.url, page.digest))
-            result = page.model_dump(exclude={"url", "state"})
+            result = asdict(page)
+            del result["url"], result["state"]
             if result["fields"] is not None:
                 result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
             # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
@@ -352,7 +355,7 @@ def _log_requests(ledger: Ledger, tx: Connection, reports: list[Report], of_job:
     rows = [
         {
             "host": url_rules.host_of(request.url),
-            **request.model_dump(),
+            **asdict(request),
             "job_id": of_job[report.job].job_id,
             "worker": report.worker,
             "release": report.release,

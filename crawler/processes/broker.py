@@ -11,10 +11,9 @@ from typing import Any
 
 from kombu import Connection, Consumer, Exchange, Producer, Queue
 from kombu.exceptions import OperationalError
-from pydantic import ValidationError
 
 from crawler import limits
-from crawler.messages import Admission, Batch, Hold
+from crawler.messages import Admission, Batch, Hold, convert
 from crawler.processes import queues
 from crawler.processes.confirms import ConfirmedProducer
 from crawler.processes.queues import FETCH, HOLD, RECORD, STATUS
@@ -80,10 +79,10 @@ class Broker:
     def _keep(self, body: Any, _: Any) -> None:
         try:
             if "mark" not in body:
-                self._heard.append(Hold.model_validate(body))
+                self._heard.append(convert(Hold, body))
             elif body["mark"] == self._name:
                 self._marked = float(body["at"])
-        except (ValidationError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             log.critical("a hold that cannot be read is left out: %s", str(error).splitlines()[0])
 
     def send(self, batches: Iterable[Batch]) -> None:
@@ -92,13 +91,7 @@ class Broker:
             self._sending = self._app.connection_for_write(transport_options={"confirm_publish": False})
             self._confirmed = ConfirmedProducer(self._sending)
         for batch in batches:
-            # No retry: on another connection nobody would wait for the confirm.
-            self._app.send_task(
-                "fetch",
-                args=[batch.model_dump(exclude_defaults=True)],
-                producer=self._confirmed.producer,
-                retry=False,
-            )
+            queues.publish(self._confirmed.producer, self._app, "fetch", batch)
             self._confirmed.published()
         self._confirmed.wait(CONFIRM_SECONDS)
 
@@ -108,7 +101,7 @@ class Broker:
 
     def admit(self, admission: Admission) -> None:
         """Hand a piece of a seeding to the frontier; returns when the broker has it."""
-        self._app.send_task("admit", args=[admission.model_dump(exclude_defaults=True)])
+        queues.send(self._app, "admit", admission)
 
     def publish_status(self, snapshot: list[dict[str, Any]]) -> None:
         """Tell all who watch how far the jobs are."""

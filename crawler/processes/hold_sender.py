@@ -57,9 +57,7 @@ class HoldSender:
             connection = self._app.connection_for_write(connect_timeout=limits.SILENT / 2)
             self._producer = Producer(connection.channel(), exchange=Exchange(RECORD, no_declare=True))
         # Mandatory: a message that reaches no queue is confirmed as well, but first returned, which raises here.
-        self._producer.publish(
-            hold.model_dump(exclude_defaults=True), serializer="json", routing_key=HOLD, delivery_mode=1, mandatory=True
-        )
+        self._producer.publish(hold, serializer="json", routing_key=HOLD, delivery_mode=1, mandatory=True)
 
     def _disconnect(self) -> None:
         if self._producer is not None:

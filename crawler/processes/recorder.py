@@ -17,7 +17,7 @@ from concurrent import futures
 from typing import Any
 
 from gevent.event import Event
-from pydantic import BaseModel
+from msgspec.structs import replace
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from crawler import limits
@@ -25,13 +25,13 @@ from crawler.frontier.admit import admit
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
 from crawler.known_links import KnownLinks
-from crawler.messages import Admission, Report
+from crawler.messages import Admission, MessageError, Report, decode_task
 from crawler.processes import systemd
 from crawler.processes.inbox import BrokerLostError, Inbox
 
 log = logging.getLogger(__name__)
 
-MESSAGES: dict[str, type[BaseModel]] = {"admit": Admission, "record": Report}
+MESSAGES: dict[str, type[Admission | Report]] = {"admit": Admission, "record": Report}
 """What a message of each task holds."""
 MAX_PAUSE, MAX_DATABASE_PAUSE = 15.0, 10.0
 """Seconds between two attempts to reach the broker and the database, at most."""
@@ -92,13 +92,17 @@ class Recorder:
         random.shuffle(returned)
         self._take_in_one_by_one(returned)
 
-    def _read(self, message: Any) -> BaseModel | None:
+    def _read(self, message: Any) -> Admission | Report | None:
         """What a message holds; None, and it is a dead letter, if that is nothing we know."""
         try:
             if message.errors:
                 raise message.errors[0][1]
-            (content,), _, _ = message.decode()
-            return MESSAGES[message.headers["task"]].model_validate(content)
+            kind = MESSAGES.get(str(message.headers.get("task")))
+            if kind is None:
+                raise MessageError(f"no task of ours: {message.headers.get('task')!r}")
+            if (message.content_type, str(message.content_encoding).lower()) != ("application/json", "utf-8"):
+                raise MessageError(f"no JSON in UTF-8: {message.content_type!r}, {message.content_encoding!r}")
+            return decode_task(kind, message.body)
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             log.critical("a message that cannot be read goes to the dead letters: %.300s", why)
@@ -155,8 +159,9 @@ class Recorder:
                 self._take_in([one])
 
     def _without_known_links(self, report: Report) -> Report:
-        new = [link for link in report.links if not self._known_links.covers(report.job, link)]
-        return report.model_copy(update={"links": new})
+        covers = self._known_links.covers
+        new = [one for one in report.links if not covers(report.job, one.url, one.depth, one.excluded is not None)]
+        return replace(report, links=new)
 
     def _in_ledger(self, work: Callable[[], int]) -> int:
         """Do `work`, waiting for a database that is restarting and trying again after a deadlock. Raises what no other

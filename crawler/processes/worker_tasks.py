@@ -10,13 +10,13 @@ from celery import Task
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from celery.utils.log import get_task_logger
 
-from crawler import settings
+from crawler import collector, settings
 from crawler.known_links import KnownLinks
-from crawler.messages import Batch
+from crawler.messages import Batch, convert
 from crawler.processes import heartbeat, systemd
 from crawler.processes.app import app
 from crawler.processes.hold_sender import HoldSender
-from crawler.processes.queues import FETCH
+from crawler.processes.queues import FETCH, send
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import FLOOR_BYTES, Archive
 from crawler.worker.batch import fetch_batch
@@ -54,6 +54,7 @@ def recall(leases: list[str]) -> None:
 
 @worker_ready.connect
 def _say_what_is_held(sender: Any, **_: Any) -> None:
+    collector.run_seldom()
     HoldSender(sender.app, sender.hostname, _holding).start()
 
 
@@ -65,7 +66,7 @@ def _stop_fetching(**_: Any) -> None:
 @app.task(name="fetch", bind=True)
 def fetch(self: Task, message: dict[str, Any]) -> None:
     """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
-    batch = Batch.model_validate(message)
+    batch = convert(Batch, message)
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
     with PLACES_OF_PROCESS.share() as share, _active.batch(batch.lease) as told, contextlib.ExitStack() as stack:
         stop = told if redelivered else stack.enter_context(_holding.hold(batch, told))
@@ -81,7 +82,7 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
                 share=share,
             )
         for part in report.parts(LINKS_SIZE):
-            app.send_task("record", args=[part.model_dump(exclude_defaults=True)])
+            send(app, "record", part)
         if not redelivered:
             _holding.reported(batch.lease)
     _known_links.add(report.job, report.links)

@@ -171,8 +171,7 @@ class AnswerReader:
         self.finish(target, "done", reason or None, cause, response, **found)
 
     def _follow(self, target: Target, document: parse.Document) -> None:
-        for url in document.links:
-            self._links.add(url, target.depth + 1, target.url)
+        self._links.add_page(document.links, target.depth + 1, target.url)
         if document.refresh and document.refresh != target.url:
             self._refresh(target, document.refresh)
 

@@ -56,11 +56,12 @@ def fetch_batch(
                 share=share,
                 now=now,
             )
-    run = BatchRun(batch, client, stop, worker, archive, share, now)
+    known_links = None if batch.lost_before else known_links
+    run = BatchRun(batch, client, stop, worker, archive, share, now, known_links)
     run.report.redelivered = redelivered
     if not redelivered:
         run.fetch()
-    return run.finished(None if batch.lost_before else known_links)
+    return run.finished()
 
 
 class BatchRun:
@@ -75,6 +76,7 @@ class BatchRun:
         archive: Archive | None,
         share: Share,
         now: Callable[[], float],
+        known_links: KnownLinks | None,
     ) -> None:
         self._batch, self._share = batch, share
         self.report = Report(
@@ -82,7 +84,7 @@ class BatchRun:
         )
         archive = archive if batch.job.archive == "warc" else None
         self._client = PacedClient(client, batch, self.report, stop, now, archive)
-        self._links = FoundLinks(batch.job, share.links_grow)
+        self._links = FoundLinks(batch.job, share.links_grow, known_links)
         self._rules = OriginRules(batch, self._client, self._links, self.report) if batch.job.robots else None
         self._answers = AnswerReader(batch, self._client, self._links, self.report, share, archive)
         self._todo = list(batch.targets)
@@ -101,13 +103,12 @@ class BatchRun:
                 break  # and keep the place in memory, if there is one, until the report is sent
             self._share.leave()
 
-    def finished(self, known_links: KnownLinks | None) -> Report:
-        """The report, without the links that `known_links` covers."""
-        report, job = self.report, self._batch.job.name
+    def finished(self) -> Report:
+        """The report."""
+        report = self.report
         unfetched = {target.url for target in (*self._todo, *self._set_aside)}
         report.unfetched = [target.url for target in self._batch.targets if target.url in unfetched]
-        found = self._links.all()
-        report.links = [link for link in found if known_links is None or not known_links.covers(job, link)]
+        report.links = self._links.all()
         report.delay = self._client.delay
         return report
 

@@ -1,26 +1,32 @@
-"""The links of one batch: cleaned, judged by the job's limits, each once, and not more than memory allows."""
+"""The links of one batch: cleaned, each once, judged by the job's limits, and not more than memory allows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from crawler import urls
 from crawler.job import Job
-from crawler.messages import Cause, Link
+from crawler.known_links import KnownLinks
+from crawler.messages import Link
 
 MAX_SIZE = 16_000_000
 """FoundLinks.size above which links are left out."""
+MAX_MET = 10_000
+"""Links of a batch that are known without a look."""
+_FAR = 2**31
 
 
 class FoundLinks:
-    """What one batch has found."""
+    """What one batch has found, and the frontier is not known to have."""
 
-    def __init__(self, job: Job, growing: Callable[[int], None]) -> None:
-        """`growing` is told `size` while it grows, and may raise."""
+    def __init__(self, job: Job, growing: Callable[[int], None], known: KnownLinks | None = None) -> None:
+        """`growing` is told `size` while it grows, and may raise. `known`: links to leave out."""
         self._job = job
         self._growing = growing
+        self._known = known
         self._links: dict[str, Link] = {}
+        self._met: dict[str, int] = {}
+        """Links of pages, as they were written, that need no other look from so far away from a seed, or farther."""
         self.size = 0
         """In characters: of the URLs, of those of the pages that they are on, and 100 for each link."""
         self.left_out = 0
@@ -29,6 +35,17 @@ class FoundLinks:
     def all(self) -> list[Link]:
         """Each once, in the order in which they were found."""
         return list(self._links.values())
+
+    def add_page(self, found: Iterable[str], depth: int, found_on: str) -> None:
+        """As `add`, of a page's links."""
+        met = self._met
+        for url in found:
+            if met.get(url, _FAR) <= depth:
+                continue  # most links of most pages
+            left_out = self.left_out
+            self.add(url, depth, found_on)
+            if self.left_out == left_out and len(met) < MAX_MET:
+                met[url] = depth
 
     def add(
         self,
@@ -49,25 +66,41 @@ class FoundLinks:
         """
         if not as_sent:
             url = self._job.cleaned(url)
-        known = self._links.get(url)
-        if known and known.depth <= depth and not (known.excluded and seed):
-            return
-        refusal = None if seed else self._job.refusal(url, found_on, depth)
-        if known and refusal and not known.excluded:
-            return
+        before = self._links.get(url)
+        if before is not None:
+            if before.depth <= depth and not (before.excluded and seed):
+                return
+        elif self._known is not None and self._known.covers(self._job.name, url, depth, False):
+            return  # as one that is in scope: whatever is thought of it here, it stays so
+        self._judge(url, depth, found_on, hops, nested, sitemap, seed)
+
+    def _judge(
+        self,
+        url: str,
+        depth: int,
+        found_on: str,
+        hops: int = 0,
+        nested: int = 0,
+        sitemap: bool = False,
+        seed: bool = False,
+    ) -> None:
+        """Note a link that is new, or nearer than the one that was noted."""
+        before = self._links.get(url)
+        excluded = cause = None
+        if not seed and (refusal := self._job.refusal(url, found_on, depth)):
+            cause, excluded = refusal
+            if before is None:
+                if self._known is not None and self._known.covers(self._job.name, url, depth, True):
+                    return
+            elif not before.excluded:
+                return
         size = len(url) + len(found_on) + 100
-        if self.size + size > MAX_SIZE and not known:
+        if self.size + size > MAX_SIZE and before is None:
             self.left_out += 1
             return
         self.size += size
         self._growing(self.size)
-        # Only what is not a default: pydantic keeps the names of the fields that were given, 0.5 KB of them.
-        way: dict[str, Any] = {}
-        if hops or nested or sitemap or seed:
-            way = {"hops": hops, "nested": nested, "sitemap": sitemap, "seed": seed}
-        if refusal:
-            way |= {"excluded": refusal.reason, "cause": Cause(refusal.cause)}
-        self._links[url] = Link(url=url, depth=depth, found_on=found_on, **way)
+        self._links[url] = Link(url, depth, found_on, hops, nested, sitemap, seed, excluded, cause)
 
     def add_written(self, address: str, file: str, *, nested: int = 0, sitemap: bool = False) -> None:
         """As `add`, at depth 0, of an address as it is written in `file`, a robots.txt or sitemap; one that is none is

@@ -15,6 +15,7 @@ from failure_promises import *  # noqa: F403
 from ledger_promises import *  # noqa: F403
 from ledger_promises import SITE, admission, counts, report
 from machine_promises import *  # noqa: F403
+from msgspec.structs import replace
 from order_promises import *  # noqa: F403
 from partition_promises import *  # noqa: F403
 from reading_promises import *  # noqa: F403
@@ -44,8 +45,8 @@ def all_at_once(
     def schedule() -> None:
         while not stop.is_set():
             for batch in again(lambda: lease(ledger, 20, time.time())):
-                made = report(batch).model_copy(update={"links": find(batch)})
-                made.results = [page.model_copy(update={"digest": digest(page.url)}) for page in made.results]
+                made = replace(report(batch), links=find(batch))
+                made.results = [replace(page, digest=digest(page.url)) for page in made.results]
                 with lock:
                     leased.extend((batch.job.name, target.url) for target in batch.targets)
                     reports.extend([made] * random.choice((1, 2)))  # noqa: S311

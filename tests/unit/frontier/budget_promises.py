@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from crawler import limits
 from crawler.frontier import budgets, orders, status, sweeps, tidy, traps
@@ -46,7 +47,7 @@ def crawl(ledger: Ledger, answer: Callable[[Batch], Report], now: float = 1, rou
         now += 1.5
         for batch in lease(ledger, 10, now):
             made = answer(batch)
-            made.results = [page.model_copy(update={"fetched_at": now}) for page in made.results]
+            made.results = [replace(page, fetched_at=now) for page in made.results]
             record(ledger, [made], now)
         tidy.tidy(ledger, now)
         (job,) = status.snapshots(ledger, now, recount=True)
@@ -177,7 +178,7 @@ def test_a_page_that_is_visited_again_is_counted_once(ledger: Ledger) -> None:
 
     def gone(batch: Batch) -> Report:
         made = report(batch)
-        made.results = [page.model_copy(update={"state": "failed", "cause": "http"}) for page in made.results]
+        made.results = [replace(page, state="failed", cause="http") for page in made.results]
         return made
 
     tidy.tidy(ledger, now + 4000)
@@ -234,7 +235,7 @@ def test_what_a_domain_loses_others_of_its_hosts_may_give(ledger: Ledger) -> Non
     def answer(batch: Batch) -> Report:
         made = report(batch)
         if batch.host < "h3":
-            made.results = [page.model_copy(update={"state": "failed", "cause": "http"}) for page in made.results]
+            made.results = [replace(page, state="failed", cause="http") for page in made.results]
         return made
 
     crawl(ledger, answer)

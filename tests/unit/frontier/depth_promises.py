@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 from ledger_promises import SITE, admission, counts, report
+from msgspec.structs import replace
 
 from crawler.frontier import orders, status, tidy
 from crawler.frontier.admit import admit
@@ -63,7 +64,7 @@ def answered(batch: Batch, graph: Graph, now: float) -> Report:
     pages = [
         UrlResult(url=target.url, state="done", fetched_at=now, status=200, etag='"1"') for target in batch.targets
     ]
-    return report(batch, results=pages).model_copy(update={"links": list(links.values())})
+    return replace(report(batch, results=pages), links=list(links.values()))
 
 
 def simulated(ledger: Ledger, graph: Graph, job: Job, seeds: list[str], dice: random.Random) -> tuple[int, set[str]]:
@@ -122,7 +123,7 @@ def test_a_dead_host_holds_no_other(ledger: Ledger) -> None:
 
 
 def links_of(batch: Batch, depth: int, *paths: str) -> Report:
-    return report(batch).model_copy(update={"links": [Link(url=SITE + path, depth=depth) for path in paths]})
+    return replace(report(batch), links=[Link(url=SITE + path, depth=depth) for path in paths])
 
 
 def test_a_later_seed_that_was_a_leaf_is_expanded(ledger: Ledger) -> None:
@@ -133,7 +134,7 @@ def test_a_later_seed_that_was_a_leaf_is_expanded(ledger: Ledger) -> None:
     (batch,) = lease(ledger, 1, now=2)
     out = Link(url=SITE + "/c", depth=2, excluded="depth", cause=Cause.DEPTH)
     page = UrlResult(url=SITE + "/b", state="done", fetched_at=2, status=200, etag='"1"', title="B", digest="d")
-    record(ledger, [report(batch, results=[page]).model_copy(update={"links": [out]})], now=3)
+    record(ledger, [replace(report(batch, results=[page]), links=[out])], now=3)
     tidy.tidy(ledger, 4)
     assert counts(ledger, 4) == {"done": 2, "excluded": 1}
 

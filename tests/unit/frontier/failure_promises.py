@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from ledger_promises import SITE, admission, counts, report
+from msgspec.structs import replace
 
 from crawler import limits
 from crawler.frontier import lease as lease_module
@@ -250,7 +251,7 @@ def test_retry_after_is_kept_and_the_delay_as_well(ledger: Ledger, asked: float,
     admit(ledger, admission("/a", "/b"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     limited = BackOff(reason="HTTP 429", cause=Cause.RATE_LIMITED, seconds=asked)
-    record(ledger, [unfetched(batch, limited).model_copy(update={"delay": delay})], now=0)
+    record(ledger, [replace(unfetched(batch, limited), delay=delay)], now=0)
     assert lease(ledger, 1, now=rest - 1) == []
     assert lease(ledger, 1, now=rest + 1)
 
@@ -278,7 +279,7 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
 
     admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
     (batch,) = lease(ledger, 1, now)
-    record(ledger, [report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]})], now)
+    record(ledger, [replace(report(batch), links=[Link(url=SITE + "/b", depth=1)])], now)
     tidy.tidy(ledger, now + 1)
     assert lease(ledger, 1, now + 4000) == []  # it was dead a little while ago
 
@@ -291,7 +292,7 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     later = dead_at + politeness.GIVEN_UP_SECONDS + 10_000
     admit(ledger, Admission(job=Job(name="later"), seeding="b", chunk=0, chunks=1, urls=["http://c.test/"]), later)
     batch = next(batch for batch in lease(ledger, 9, later) if batch.job.name == "later")
-    record(ledger, [report(batch).model_copy(update={"links": [Link(url=SITE + "/d", depth=1)]})], later)
+    record(ledger, [replace(report(batch), links=[Link(url=SITE + "/d", depth=1)])], later)
     tidy.tidy(ledger, later + 1)
     assert {page["url"]: page["state"] for page in status.pages(ledger, "later")}[SITE + "/d"] == "queued"
 
@@ -306,7 +307,7 @@ def test_a_day_later_a_dead_host_is_tried_again(ledger: Ledger) -> None:
     admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
     (batch,) = lease(ledger, 1, now)
     later = now + politeness.GIVEN_UP_SECONDS + 1
-    record(ledger, [report(batch).model_copy(update={"links": [Link(url=SITE + "/b", depth=1)]})], later)
+    record(ledger, [replace(report(batch), links=[Link(url=SITE + "/b", depth=1)])], later)
     tidy.tidy(ledger, later)
     (batch,) = lease(ledger, 1, later + 2)
     assert [target.url for target in batch.targets] == [SITE + "/b"]

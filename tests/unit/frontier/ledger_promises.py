@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec.structs import replace
 
 from crawler import limits
 from crawler.frontier import lease as lease_module
@@ -114,7 +115,7 @@ def test_connections_allow_more(ledger: Ledger) -> None:
 def test_a_report_of_a_job_that_is_gone_costs_its_companions_nothing(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    gone = report(batch).model_copy(update={"job": "deleted meanwhile"})
+    gone = replace(report(batch), job="deleted meanwhile")
     assert record(ledger, [gone, report(batch), gone], now=1) == 1
     assert counts(ledger) == {"done": 1}
     assert record(ledger, [gone], now=2) == record(ledger, [], now=2) == 0
@@ -260,7 +261,7 @@ def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> N
     (batch,) = lease(ledger, 1, now=0)
     out, nearer = "scope: other host", Link(url=SITE + "/near", depth=5)
     links = [Link(url="http://b.test/x", depth=1, excluded=out), Link(url=SITE + "/y", depth=9, excluded="depth")]
-    record(ledger, [report(batch).model_copy(update={"links": [*links, nearer]})], now=1)
+    record(ledger, [replace(report(batch), links=[*links, nearer])], now=1)
     assert counts(ledger) == {"done": 1, "queued": 1, "excluded": 2}
     (batch,) = lease(ledger, 1, now=10)
     found = [
@@ -268,7 +269,7 @@ def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> N
         Link(url=SITE + "/y", depth=9, excluded="depth"),
         Link(url=SITE + "/", depth=1),
     ]
-    record(ledger, [report(batch, results=[], unfetched=[nearer.url]).model_copy(update={"links": found})], now=11)
+    record(ledger, [replace(report(batch, results=[], unfetched=[nearer.url]), links=found)], now=11)
     assert counts(ledger) == {"done": 1, "queued": 2, "excluded": 1}
     assert admit(ledger, admission("/y", "/near", seeding="by hand"), now=12) == 1
     assert counts(ledger) == {"done": 1, "queued": 3}
@@ -287,7 +288,7 @@ def test_a_wider_scope_brings_in_what_the_narrower_one_kept_out(ledger: Ledger) 
         Link(url=f"http://b.test/{number}", depth=1, found_on=SITE + "/", excluded="scope: other host")
         for number in range(3)
     ]
-    record(ledger, [report(batch).model_copy(update={"links": links})], now=1)
+    record(ledger, [replace(report(batch), links=links)], now=1)
     tidy.tidy(ledger, 2)
     wider = {"kind": "any", "deny": ("/2$",)}
     admit(ledger, admission("/", seeding="again", scope=wider), now=3)
@@ -370,7 +371,7 @@ def test_a_wider_limit_goes_on_where_the_narrower_one_stopped(ledger: Ledger) ->
             depth = batches[0].targets[0].depth + 1
             excluded = batches[0].job.refuses(f"{SITE}/{depth}", f"{SITE}/", depth)
             link = Link(url=f"{SITE}/{depth}", depth=depth, excluded=excluded)
-            record(ledger, [report(batches[0]).model_copy(update={"links": [link]})], now)
+            record(ledger, [replace(report(batches[0]), links=[link])], now)
             tidy.tidy(ledger, now)
 
     admit(ledger, admission("/0", depth=1, delay=0), now=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
+from msgspec.structs import replace
 
 from crawler import urls
 from crawler.frontier import orders, request_log, schema, status, sweeps, tidy
@@ -325,7 +326,7 @@ def test_another_description_of_a_large_job_is_worked_off_in_chunks(
     tidy.tidy(ledger, 2, seconds=60)
     tidy.tidy(ledger, 3, seconds=60)
     assert counts(ledger) == {"done": 1, "excluded": 26}
-    admit(ledger, on_hosts("abc").model_copy(update={"seeding": "2", "urls": [SITE + "/0"]}), now=4)
+    admit(ledger, replace(on_hosts("abc"), seeding="2", urls=[SITE + "/0"]), now=4)
     assert 0 < counts(ledger)["queued"] < 26
     tidy.tidy(ledger, 5, seconds=60)
     assert counts(ledger) == {"done": 1, "queued": 26}
@@ -533,7 +534,7 @@ def test_late_results_do_not_break_the_limit_of_a_job(ledger: Ledger) -> None:
 
 def test_the_longest_waiting_host_is_next(ledger: Ledger) -> None:
     for number, name in enumerate("cab"):
-        made = on_hosts(name).model_copy(update={"seeding": name})
+        made = replace(on_hosts(name), seeding=name)
         admit(ledger, made, now=number)
     assert [batch.host for batch in lease(ledger, 2, now=10)] == ["c.test", "a.test"]
     assert [batch.host for batch in lease(ledger, 2, now=10)] == ["b.test"]
@@ -583,7 +584,7 @@ def test_without_the_trap_rule_traps_come_back(ledger: Ledger) -> None:
     admit(ledger, admission("/"), now=0)
     (batch,) = lease(ledger, 1, now=0)
     trap = Link(url=SITE + "/a/a/a/a/a", depth=1, excluded="trap: a path segment more than 3 times", cause="trap")
-    record(ledger, [report(batch).model_copy(update={"links": [trap]})], now=1)
+    record(ledger, [replace(report(batch), links=[trap])], now=1)
     assert counts(ledger) == {"done": 1, "excluded": 1}
     admit(ledger, admission("/", seeding="2", traps=False), now=2)
     assert counts(ledger) == {"done": 1, "queued": 1}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from ledger_promises import admission, report
+from msgspec.structs import replace
 
 from crawler.frontier import request_log, status, tidy
 from crawler.frontier.admit import admit
@@ -26,7 +27,7 @@ def kept(ledger: Ledger, *at: float) -> None:
     admit(ledger, admission("/", delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
     made = [Request(url=f"http://a.test/{time}", at=time, status=200, seconds=0.1) for time in at]
-    once = report(batch).model_copy(update={"requests": made})
+    once = replace(report(batch), requests=made)
     record(ledger, [once], now=1)
     record(ledger, [once], now=2)  # again: the same rows
 
@@ -136,7 +137,7 @@ def test_a_migration_that_was_broken_off_goes_on(ledger: Ledger) -> None:
     admit(ledger, admission("/more", seeding="more"), now=3)
     (batch,) = lease(ledger, 1, now=100)
     late = Request(url="http://a.test/more", at=NOON - 1, status=200, seconds=0.1)
-    record(ledger, [report(batch).model_copy(update={"requests": [late]})], now=101)
+    record(ledger, [replace(report(batch), requests=[late])], now=101)
     assert where(ledger) == {NOON - 1: OTHER}
     assert ledger.create()
     assert where(ledger) == {NOON - 1: f"requests_before_{int(NOON) + 1}"}

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
+from msgspec.structs import replace
 
 from crawler import progress
 from crawler.frontier import orders, status, tidy
@@ -19,7 +20,7 @@ from crawler.frontier.ledger import Ledger, UnreadableJobError
 from crawler.frontier.record import record
 from crawler.frontier.schema import host_queues, hosts, job_counts, jobs, leases, urls
 from crawler.job import Job, JobError
-from crawler.messages import Admission, Batch, Cause, Link, RobotsFile, UrlResult
+from crawler.messages import Admission, Batch, Cause, Link, RobotsFile, UrlResult, encode
 
 
 def written(ledger: Ledger, statement: Any) -> int:
@@ -121,7 +122,7 @@ def test_rows_without_a_cause_are_understood(ledger: Ledger) -> None:
         Link(url=SITE + "/a/a/a/a/", depth=1, found_on=SITE + "/", excluded="trap: a path segment more than 3 times"),
         Link(url=SITE + "/pdf", depth=1, found_on=SITE + "/", excluded="robots.txt"),
     ]
-    record(ledger, [report(batch).model_copy(update={"links": links})], now=1)
+    record(ledger, [replace(report(batch), links=links)], now=1)
     assert counts(ledger) == {"done": 1, "excluded": 4}
     admit(ledger, admission("/", seeding="2", scope={"kind": "any"}, traps=False), now=2)
     assert counts(ledger) == {"done": 1, "queued": 3, "excluded": 1}
@@ -252,7 +253,7 @@ def test_a_seed_that_redirects_carries_the_scope_with_it(ledger: Ledger) -> None
         ),
         Link(url="https://www.a.test/blog/", depth=1, found_on=other.url, excluded="scope: other", cause=Cause.SCOPE),
     ]
-    first_time = report(batch, results=pages).model_copy(update={"links": links})
+    first_time = replace(report(batch, results=pages), links=links)
     record(ledger, [first_time], now=1)
     record(ledger, [first_time], now=1.5)
     later = Link(url="https://www.a.test/docs/two", depth=1, found_on=goal)
@@ -261,7 +262,7 @@ def test_a_seed_that_redirects_carries_the_scope_with_it(ledger: Ledger) -> None
     assert not batch.job.refuses(later.url, goal, 1)
     assert batch.job.refuses("https://www.a.test/blog/", goal, 1)
     assert {target.url for target in batch.targets} == {goal, "https://www.a.test/docs/one"}
-    record(ledger, [report(batch).model_copy(update={"links": [later]})], now=3)
+    record(ledger, [replace(report(batch), links=[later])], now=3)
     assert status.job_named(ledger, "j").scope.prefixes[1:] == ("https://www.a.test/docs/",)
     admit(ledger, admission("/docs/", delay=0, scope=scope, seeding="2"), now=4)
     assert status.job_named(ledger, "j").scope.prefixes[1:] == ("https://www.a.test/docs/",)
@@ -273,7 +274,7 @@ def test_a_seed_that_redirects_carries_the_scope_with_it(ledger: Ledger) -> None
 def leased_with(ledger: Ledger, files: dict[str, RobotsFile], now: float, **job: Any) -> Batch:
     orders.block(ledger, "blocked.test", now=0)
     admit(ledger, admission("/a", **job), now=now)
-    written(ledger, hosts.update().values(robots=json.dumps({o: f.model_dump() for o, f in files.items()})))
+    written(ledger, hosts.update().values(robots=json.dumps({o: json.loads(encode(f)) for o, f in files.items()})))
     (batch,) = lease(ledger, 1, now=now)
     return batch
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ledger_promises import SITE, admission, counts, report
+from msgspec.structs import replace
 
 from crawler.frontier import lease as lease_module
 from crawler.frontier import orders, tidy
@@ -156,7 +157,7 @@ def test_a_link_to_a_blocked_host_is_never_leased(ledger: Ledger) -> None:
     admit(ledger, admission("/a", delay=0, scope={"kind": "any"}), now=1)
     (batch,) = lease(ledger, 5, now=2)
     found = [Link(url="http://b.test/", depth=1, found_on=f"{SITE}/a")]
-    record(ledger, [report(batch).model_copy(update={"links": found})], now=3)
+    record(ledger, [replace(report(batch), links=found)], now=3)
     assert lease(ledger, 5, now=10) == []
     tidy.tidy(ledger, now=11)
     assert counts(ledger, 11) == {"done": 1, "excluded": 1}
@@ -185,7 +186,7 @@ def test_first_and_last_patterns_order_a_host(ledger: Ledger) -> None:
         for batch in lease(ledger, 1, now):
             order += [target.url.removeprefix(SITE) for target in batch.targets]
             links = [Link(url=f"{SITE}/news/late", depth=1)] if now == 100 else []
-            record(ledger, [report(batch).model_copy(update={"links": links})], now)
+            record(ledger, [replace(report(batch), links=links)], now)
     turns = [-1 if "news" in path else 1 if "tag" in path else 0 for path in order]
     assert len(order) == 7
     assert order.index("/news/late") < order.index("/tag/1")

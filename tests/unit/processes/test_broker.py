@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from msgspec.structs import replace
 
 from crawler.job import Job
-from crawler.messages import Admission, Batch, Target
+from crawler.messages import Admission, Batch, Target, convert
 from crawler.processes.broker import Broker
 
 JOB = Job(name="j", delay=3)
@@ -38,10 +39,17 @@ def test_each_message_arrives_where_it_is_read(app: Celery, broker: Broker) -> N
     broker.admit(admission)
     broker.recall(["l", "m"])
     name, argument = received(app, "fetch")
-    assert (name, Batch.model_validate(argument)) == ("fetch", BATCH)
+    assert (name, convert(Batch, argument)) == ("fetch", BATCH)
     name, argument = received(app, "record")
-    assert (name, Admission.model_validate(argument)) == ("admit", admission)
+    assert (name, convert(Admission, argument)) == ("admit", admission)
     assert received(app, "orders-heard") == ("recall", ["l", "m"])
+
+
+def test_a_batch_may_name_blocked_hosts(app: Celery, broker: Broker) -> None:
+    batch = replace(BATCH, blocked=frozenset({"b.test", "c.test"}))
+    broker.send(batch)
+    _, argument = received(app, "fetch")
+    assert convert(Batch, argument) == batch
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ SQLite does (tests/integration has both)."""
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import socket
@@ -18,6 +19,7 @@ from celery import Celery
 from gevent.event import Event
 from kombu import Connection
 from kombu.transport import memory
+from msgspec.structs import replace
 from sqlalchemy.exc import DataError, OperationalError
 
 from crawler import limits
@@ -26,9 +28,9 @@ from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.schema import urls
 from crawler.job import Job, Scope
-from crawler.messages import Admission, Link, Report, UrlResult
+from crawler.messages import Admission, Link, Report, UrlResult, encode
+from crawler.processes import queues, systemd
 from crawler.processes import recorder as module
-from crawler.processes import systemd
 from crawler.processes.broker import Broker
 from crawler.processes.inbox import BrokerLostError, Inbox
 from crawler.processes.recorder import Recorder
@@ -87,7 +89,7 @@ class Bench:
     def send(self, *reports: Report) -> None:
         """As a worker does."""
         for report in reports:
-            self.app.send_task("record", args=[report.model_dump(exclude_defaults=True)])
+            queues.send(self.app, "record", report)
 
     def step(self) -> None:
         """Take in what is there, over a connection of its own."""
@@ -220,7 +222,7 @@ def test_a_report_that_cannot_be_recorded_is_a_dead_letter_alone(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     good = bench.reports(4)
-    poisoned = good[0].model_copy(update={"host": "never-leased.test"})
+    poisoned = replace(good[0], host="never-leased.test")
     bench.send(*good[:2], poisoned, *good[2:])
     bench.step()
     assert (bench.commits, bench.done(), bench.waiting()) == (4, 4, 0)
@@ -266,6 +268,10 @@ def test_a_seeding_that_cannot_be_admitted_is_a_dead_letter(bench: Bench, monkey
         ({"args": []}, {"headers": {"task": "record"}}),
         (b"{", {"headers": {"task": "record"}, "content_type": "application/json", "content_encoding": "utf-8"}),
         (b"\x80", {"headers": {"task": "record"}, "content_type": "application/x-python-serialize"}),
+        (
+            b"[[], {}, {}]",
+            {"headers": {"task": "record"}, "content_type": "application/json", "content_encoding": "utf-16"},
+        ),
         (b"x", {"headers": {"task": "record", "compression": "application/x-gzip"}, "content_type": "text/plain"}),
     ],
 )
@@ -281,6 +287,19 @@ def test_what_cannot_be_read_is_a_dead_letter_and_stops_nothing(
     bench.step()
     assert (bench.commits, bench.done(), bench.waiting(), len(bench.dead)) == (1, 2, 0, 1)
     assert "a message that cannot be read goes to the dead letters" in caplog.text
+
+
+def test_of_what_cannot_be_read_the_journal_says_what_is_wrong_and_where(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    report, other = bench.reports(2)
+    wrong = json.loads(encode(report))
+    wrong["links"][0]["depth"] = "one"
+    bench.app.send_task("record", args=[wrong])
+    bench.send(other)
+    bench.step()
+    assert (bench.done(), bench.waiting(), len(bench.dead)) == (1, 0, 1)
+    assert "no Report: Expected `int`, got `str` - at `$[0][0].links[0].depth`" in caplog.text
 
 
 def test_reports_are_acknowledged_after_their_transaction(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import pytest
 from website import Answer, Site
 
 from crawler.job import Job
-from crawler.messages import Batch, Report, Target
+from crawler.messages import Batch, Report, Target, decode, encode
 
 NAME = "worker-7@here"
 SECONDS = 20.0
@@ -59,7 +59,7 @@ class Worker:
         assert self.process.stdout
         for line in self.process.stdout:
             if line.startswith("{"):  # Celery's banner goes there as well
-                self._reports.put(Report.model_validate_json(line))
+                self._reports.put(decode(Report, line))
 
     def told(self, *words: str, seconds: float = SECONDS) -> str:
         """The next message to systemd that contains all of `words`."""
@@ -80,7 +80,7 @@ class Worker:
         self.process.stdin.flush()
 
     def send(self, batch: Batch) -> None:
-        self.order(f"send fetch {batch.model_dump_json(exclude_defaults=True)}")
+        self.order(f"send fetch {encode(batch).decode()}")
 
     def report(self, seconds: float = SECONDS) -> Report:
         try:

@@ -26,7 +26,7 @@ from gevent.fileobject import FileObjectThread
 from kombu import Exchange, Queue
 
 from crawler import limits
-from crawler.processes.queues import ORDERS
+from crawler.processes.queues import ORDERS, send
 from crawler.worker.archive import Archive
 
 limits.PULSE = 0.2
@@ -51,7 +51,7 @@ def obey() -> None:
         command, _, rest = line.strip().partition(" ")
         if command == "send":
             task, _, argument = rest.partition(" ")
-            app.send_task(task, args=[json.loads(argument)])
+            send(app, task, json.loads(argument))
         elif command == "junk":
             with app.producer_pool.acquire() as producer:
                 producer.publish("no task at all", exchange="fetch", routing_key="fetch")

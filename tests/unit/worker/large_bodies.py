@@ -18,7 +18,7 @@ from gevent.event import Event
 from gevent.server import StreamServer
 
 from crawler.job import Job
-from crawler.messages import Batch, Target
+from crawler.messages import Batch, Target, encode
 from crawler.worker.batch import fetch_batch
 from crawler.worker.fetch import Client
 from crawler.worker.memory import PLACES_OF_PROCESS
@@ -55,7 +55,7 @@ def main(kind: str, hosts: int) -> None:
             with Client("x") as client, PLACES_OF_PROCESS.share() as share:
                 report = fetch_batch(batch, client, Event(), worker="w", share=share)
                 for part in report.parts(2_000_000):
-                    json.dumps(part.model_dump(exclude_defaults=True))
+                    json.dumps(json.loads(encode(part)))
                     gevent.sleep(0.01)  # as if it were sent
             if not report.unfetched:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from crawler.messages import RobotsFile
 from crawler.settings import PRODUCT
@@ -117,14 +118,14 @@ def test_a_copy_is_used_for_a_day_and_a_failure_not_at_all() -> None:
 def test_rules_are_parsed_once_and_known_by_their_text() -> None:
     cache = robots.RulesCache()
     first = RobotsFile(fetched_at=0, status=200, body="User-agent: *\nDisallow: /x\nCrawl-delay: 2")
-    again = cache.get(first.model_copy(update={"fetched_at": 99}), PRODUCT)
+    again = cache.get(replace(first, fetched_at=99), PRODUCT)
     assert cache.get(first, PRODUCT) is again
     assert (again.allows("http://a.test/x"), again.allows("http://a.test/y"), again.crawl_delay) == (False, True, 2)
-    other = cache.get(first.model_copy(update={"body": "User-agent: *\nDisallow: /y"}), PRODUCT)
+    other = cache.get(replace(first, body="User-agent: *\nDisallow: /y"), PRODUCT)
     assert (other.allows("http://a.test/x"), other.allows("http://a.test/y")) == (True, False)
     # A failure says nothing of the rules, whatever came with it.
-    assert cache.get(first.model_copy(update={"status": 503}), PRODUCT).unreachable
-    assert cache.get(first.model_copy(update={"status": 404}), PRODUCT).allows("http://a.test/x")
+    assert cache.get(replace(first, status=503), PRODUCT).unreachable
+    assert cache.get(replace(first, status=404), PRODUCT).allows("http://a.test/x")
 
 
 def test_the_cache_of_rules_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
