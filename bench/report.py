@@ -200,7 +200,7 @@ def _ledger(title: str, rows: list[dict[str, Any]]) -> str:
         title if "bytes" in columns else f"{title}, ms",
         *(name.removesuffix("_ms").replace("_", " ") for name in columns),
     ]
-    return _table(head, [[row["what"], *(f"{row.get(name, ''):,}" for name in columns)] for row in rows])
+    return _table(head, [[row["what"], *(f"{row[name]:,}" if name in row else "" for name in columns)] for row in rows])
 
 
 NO_COLUMNS = ("what", "cpu_ms_rounds")

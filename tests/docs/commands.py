@@ -67,11 +67,22 @@ ELSEWHERE = {
     "bash .ci/run": "it runs all tests, this one among them",
     "python tests/unit/worker/soup.py FOLDER": "it measures",
     "python bench/run.py": "it measures for an hour: make bench",
-    "python bench/run.py --only hosts --hosts 5000 --rounds 1": "it measures: a part of make bench",
+    "python bench/run.py --only hosts --hosts 200000 --rounds 1": "it measures: a part of make bench",
+    "python bench/run.py --only sites --rounds 1": "it measures, and fetches large packages first",
+    "python bench/run.py --only shares --minutes 10": "it measures: a part of make bench",
+    "python bench/run.py --only frontier --parts order --known 5000000 --watched 900": "it measures",
     "python bench/run.py --only block": "it measures: a part of make bench",
     "python bench/run.py --only frontier --parts bytes,forget,finished": "it measures: a part of make bench",
 }
 """Not run as they stand, and why."""
 
-NAMES = {"crawler status", "crawler explain", "crawler retry", "crawler delete", "systemctl stop", "podman import"}
+NAMES = {
+    "crawler status",
+    "crawler explain",
+    "crawler retry",
+    "crawler delete",
+    "crawler block",
+    "systemctl stop",
+    "podman import",
+}
 """Not to be typed: sentences speak of the program."""
