@@ -47,7 +47,7 @@ def test_each_message_arrives_where_it_is_read(app: Celery, broker: Broker) -> N
 
 def test_a_batch_may_name_blocked_hosts(app: Celery, broker: Broker) -> None:
     batch = replace(BATCH, blocked=frozenset({"b.test", "c.test"}))
-    broker.send(batch)
+    broker.send([batch])
     _, argument = received(app, "fetch")
     assert convert(Batch, argument) == batch
 
