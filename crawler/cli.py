@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
 
-from crawler import collector, fields, progress, settings, urls
+from crawler import fields, progress, settings, urls
 from crawler.frontier import caps, export, orders, politeness, status
 from crawler.frontier.ledger import Ledger
 
@@ -362,7 +362,6 @@ def _until_told_to_stop() -> Any:
     """Be a process: log to standard error, which is the journal. Returns the event that SIGTERM and SIGINT set."""
     from crawler.processes import systemd
 
-    collector.run_seldom()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: systemd.STOP.set())

@@ -10,7 +10,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.queue import Channel, Empty
 
-from crawler import collector, settings
+from crawler import settings
 from crawler.frontier import addresses, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
@@ -44,7 +44,6 @@ def crawl(
     `workers`: hosts crawled at once. `show` is given a snapshot about once a second. Told to stop, it finishes the URLs
     in hand, records them, and returns the rest to the ledger: the next run goes on from there.
     """
-    collector.run_seldom()
     ledger.create()
     tidy.take_back_leases(ledger, time.time())  # of a run that was killed
     name = ""

@@ -10,7 +10,7 @@ from celery import Task
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from celery.utils.log import get_task_logger
 
-from crawler import collector, settings
+from crawler import settings
 from crawler.known_links import KnownLinks
 from crawler.messages import Batch, convert
 from crawler.processes import heartbeat, systemd
@@ -54,7 +54,6 @@ def recall(leases: list[str]) -> None:
 
 @worker_ready.connect
 def _say_what_is_held(sender: Any, **_: Any) -> None:
-    collector.run_seldom()
     HoldSender(sender.app, sender.hostname, _holding).start()
 
 

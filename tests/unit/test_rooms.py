@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
     {"__init__"},
-    {"limits", "urls", "fields", "settings", "progress", "collector"},
+    {"limits", "urls", "fields", "settings", "progress"},
     {"job", "resolver"},
     {"messages"},
     {"known_links"},
