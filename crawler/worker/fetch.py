@@ -162,7 +162,10 @@ class Client:
         finally:
             timer.close()
         error.answered = response.status > 0
-        raise error from None
+        try:
+            raise error from None
+        finally:
+            del error  # its traceback holds this frame, and with it the body
 
 
 _NO_HEADERS = Headers()

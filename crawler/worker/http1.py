@@ -257,6 +257,8 @@ class _Stream:
 class _Answer:
     """See transport.Answer."""
 
+    body: Iterator[bytes]
+
     def __init__(self, connections: Connections, origin: str, stream: _Stream) -> None:
         self._connections, self._origin, self._stream = connections, origin, stream
         self.address = stream.address
@@ -267,6 +269,7 @@ class _Answer:
     def close(self) -> None:
         if not self._whole:
             self._stream.close()
+        self.body = iter(())  # it holds the answer, so both, and all that was received, would wait for the collector
 
     def _read_head(self) -> None:
         """Status and headers of the final answer (RFC 9110, section 15.2: any number of interim ones may precede)."""

@@ -90,6 +90,8 @@ class RequestsTransport:
 class _Answer:
     """See transport.Answer."""
 
+    body: Iterator[bytes]
+
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self.status = raw.status
@@ -112,6 +114,7 @@ class _Answer:
             self._raw.close()
             if self._connection:
                 self._connection.close()  # where the answer has let go of it already
+        self.body = iter(())  # as in http1
 
     def _read(self) -> Iterator[bytes]:
         while True:
