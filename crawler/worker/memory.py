@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 
 from gevent.lock import BoundedSemaphore
 
@@ -77,7 +78,9 @@ PLACES_OF_PROCESS = Places()
 
 
 def release_memory() -> None:
-    """Give back what is free. glibc keeps it where something above is still in use, so a process that reads pages of
-    all sizes would grow for hours: malloc_trim(3)."""
+    """Give back what is free, cycles included: the collector counts objects and not bytes, and one failed request may
+    hold megabytes. glibc keeps what is free where something above is still in use, so a process that reads pages of all
+    sizes would grow for hours: malloc_trim(3)."""
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
