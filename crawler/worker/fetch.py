@@ -19,7 +19,7 @@ from crawler import limits
 from crawler.worker import content_coding, sniff
 from crawler.worker.clock import Deadline
 from crawler.worker.connect import LOOKUPS, tls_context
-from crawler.worker.fetch_errors import FetchError, HungUpError, TooLargeError
+from crawler.worker.fetch_errors import FetchError, HungUpError, MalformedError, TooLargeError
 from crawler.worker.http1 import Connections
 from crawler.worker.transport import Answer, Headers, Transport
 
@@ -226,8 +226,11 @@ def _take_body(answer: Answer, response: Response, wanted: _Wanted) -> None:
     response.body = bytes(body[: wanted.max_body])
     if response.size > wanted.max_body:
         response.size = wanted.max_body
-    elif not answer.framed and not all(decoder.whole for decoder in decoders):
-        raise HungUpError("body cut off: its compressed data has no end")
+    elif not all(decoder.whole for decoder in decoders):
+        if not answer.framed:
+            raise HungUpError("body cut off: its compressed data has no end")
+        if not response.size:  # as with one in five bodies that are said to be br and are gzip
+            raise MalformedError("could not decode its content encoding: nothing came of it")
 
 
 def _ahead(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
