@@ -467,7 +467,7 @@ class Page {
   Page(string_view page, string_view agent, unsigned flags) : page_(page), agent_(agent), flags_(flags) {}
 
   void read();
-  void answer(string_view url, std::string& out);
+  void answer(string_view url, size_t most, std::string& out);
 
  private:
   enum class Phase : uint8_t { START, HEAD, NOSCRIPT_IN_HEAD, AFTER_HEAD, BODY, FRAMESET, AFTER_FRAMESET };
@@ -1201,8 +1201,9 @@ void Page::found(Tag& tag) {
 }
 
 // Fields, each before a NUL: the title as written, the base and the canonical address, how many metas there are, the
-// metas, and the links.
-void Page::answer(string_view url, std::string& out) {
+// metas, the links until they have more than `most` bytes together, and how many that left out. A base may make two
+// kilobytes of each byte that a page has of links.
+void Page::answer(string_view url, size_t most, std::string& out) {
   std::string buffer, repaired, made;
   auto field = [&](string_view text) {
     out += text;
@@ -1226,15 +1227,22 @@ void Page::answer(string_view url, std::string& out) {
     out += meta.is;
     field(decoded(meta.content, buffer));
   }
+  size_t taken = 0, left_out = 0;
   for (string_view link : links_) {
     link = decoded(link, buffer);
     link = link.substr(0, link.find('#'));
     if (link.empty() || link.starts_with("javascript:") || link.starts_with("mailto:") || link.starts_with("tel:") ||
         link.starts_with("data:"))
       continue;
+    if (taken > most) {
+      ++left_out;
+      continue;
+    }
     address(link);
     if (!spelled.empty()) field(spelled);
+    taken += spelled.size();
   }
+  field(std::to_string(left_out));
 }
 
 thread_local std::string answered;
@@ -1250,14 +1258,18 @@ SHOWN void crawler_scanner_key(uint64_t first, uint64_t second) {
 }
 
 // Reads `page` (UTF-8, or nearly) that came from `url`. `agent` is a product token in lower case. Returns how many bytes
-// lie at `*answer`: see Page::answer. They stay there until this thread calls again.
+// lie at `*answer`: see Page::answer. They stay there until this thread calls again, or crawler_scanner_forget.
 SHOWN size_t crawler_scanner_scan(const char* page, size_t page_size, const char* url, size_t url_size, const char* agent,
-                                  size_t agent_size, unsigned flags, const char** answer) {
-  if (answered.capacity() > KEPT) std::string().swap(answered);
+                                  size_t agent_size, unsigned flags, size_t most, const char** answer) {
   answered.clear();
   Page scanned({page, page_size}, {agent, agent_size}, flags);
   scanned.read();
-  scanned.answer({url, url_size}, answered);
+  scanned.answer({url, url_size}, most, answered);
   *answer = answered.data();
   return answered.size();
+}
+
+// Gives back the memory of a large answer.
+SHOWN void crawler_scanner_forget() {
+  if (answered.capacity() > KEPT) std::string().swap(answered);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
@@ -11,7 +12,7 @@ from crawler.worker import encoding, extract, fetch, parse, retry_after
 from crawler.worker.archive import Archive, Earlier
 from crawler.worker.fetch_errors import FetchError, UnwantedError, readable
 from crawler.worker.found_links import FoundLinks
-from crawler.worker.memory import Share
+from crawler.worker.memory import LARGE_LINKS, Share
 from crawler.worker.paced_client import PacedClient
 from crawler.worker.sitemaps import MAX_BYTES as MAX_SITEMAP
 from crawler.worker.sitemaps import SitemapReader
@@ -149,10 +150,7 @@ class AnswerReader:
         body = response.body[mark:] if mark else response.body
         page = body if codec == "utf-8" else body.decode(codec, "replace")
         now = self._client.now()
-        refresh = fetch.as_utf_8(response.headers.get("refresh", ""))
-        document = parse.parse(
-            page, response.url, settings.PRODUCT, job.follow, now, codec, obey=job.robots, refresh=refresh
-        )
+        document = self._document(response, page, codec, now)
         nofollow, noindex = parse.header_directives(response.header_lines, settings.PRODUCT, now)
         digest = hashlib.sha256(response.body).hexdigest()
         found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}
@@ -170,8 +168,22 @@ class AnswerReader:
             reason, cause = f"{reason}; {left_out}".removeprefix("; "), cause or Cause.TOO_LARGE
         self.finish(target, "done", reason or None, cause, response, **found)
 
+    def _document(self, response: fetch.Response, page: str | bytes, codec: str, now: float) -> parse.Document:
+        """What a page says. Raises NoPlaceError for one with so many links that it needs a place in memory."""
+        refresh = fetch.as_utf_8(response.headers.get("refresh", ""))
+        job, agent = self._job, settings.PRODUCT
+        read = functools.partial(
+            parse.parse, page, response.url, agent, job.follow, now, codec, obey=job.robots, refresh=refresh
+        )
+        document = read(most=LARGE_LINKS)
+        if document.left_out:
+            self._share.take()
+            document = read()
+        return document
+
     def _follow(self, target: Target, document: parse.Document) -> None:
         self._links.add_page(document.links, target.depth + 1, target.url)
+        self._links.left_out += document.left_out
         if document.refresh and document.refresh != target.url:
             self._refresh(target, document.refresh)
 

@@ -30,6 +30,9 @@ except (ImportError, OSError):  # a wheel of its own, for two architectures
 log = logging.getLogger(__name__)
 FOLLOWED = {"iframe": "iframe[src]", "next": "link[rel~=next i][href]"}
 """What a job may follow beside `a`, `area` and `frame`: the selector of each by its name."""
+MAX_LINKS = 16_000_000
+"""Characters of a page's links, after which the others are counted only. A base of two thousand makes gigabytes of the
+links that a page has room for."""
 MAX_REFRESH = 10
 """Seconds after which a page that leads on by itself is still a redirect in all but name. A longer one is a page to be
 read, that shows its news, or the next picture, from time to time."""
@@ -57,6 +60,8 @@ class Document:
     """The address the page calls its own, normalised."""
     links: list[str] = field(default_factory=list)
     """Normalised, each once, in the order of the page."""
+    left_out: int = 0
+    """Links beyond those."""
     nofollow: bool = False
     noindex: bool = False
     refresh: str | None = None
@@ -75,6 +80,7 @@ class _Found:
     metas: list[str]
     """Each "r" and what is said to robots, or "f" and a refresh."""
     links: list[str]
+    left_out: int
     tree: LexborHTMLParser | None = None
 
 
@@ -88,12 +94,14 @@ def parse(
     *,
     obey: bool = True,
     refresh: str = "",
+    most: int = MAX_LINKS,
 ) -> Document:
     """Read the page that came from `url`: its text, or the bytes of it in UTF-8. `agent` is our product token, for meta
     tags that name us; `follow` names what is followed beside links: see FOLLOWED; `now` is the time, for directives
     with a date; `codec` is Python's name for the encoding that the page was in. Without `obey`, what is said to robots
-    hides no links. `refresh` is the value of the Refresh header, which counts before a meta tag."""
-    found = (_scanned if scanner else _searched)(page, url, agent.lower(), follow, codec, obey)
+    hides no links. `refresh` is the value of the Refresh header, which counts before a meta tag. Links are taken until
+    they have more than `most` characters together."""
+    found = (_scanned if scanner else _searched)(page, url, agent.lower(), follow, codec, obey, most)
     document = Document(" ".join(found.title.split())[:500] or None, found.canonical or None, tree=found.tree)
     for meta in found.metas:
         if meta[0] == "r":
@@ -103,12 +111,14 @@ def parse(
         else:
             refresh = refresh or meta[1:]
     if not (obey and document.nofollow):
-        document.links = found.links
+        document.links, document.left_out = found.links, found.left_out
         document.refresh = (refresh and refreshed(refresh, found.base, codec)) or None
     return document
 
 
-def _scanned(page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool) -> _Found:
+def _scanned(
+    page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool, most: int
+) -> _Found:
     """Found in one pass by the scanner."""
     other = not codec.startswith("utf")
     flags = (
@@ -117,7 +127,7 @@ def _scanned(page: str | bytes, url: str, agent: str, follow: Sequence[str], cod
         | (obey and scanner.OBEY)
         | (other and scanner.OTHER_ENCODING)
     )
-    found = _Found(*scanner.scan(page if isinstance(page, bytes) else page.encode(), url, agent, flags))
+    found = _Found(*scanner.scan(page if isinstance(page, bytes) else page.encode(), url, agent, flags, most))
     if other:
         found.canonical = _spelled(found.canonical, found.base, codec)
         found.links = [_spelled(link, found.base, codec) for link in found.links]
@@ -142,7 +152,9 @@ def _say_that_it_is_slow() -> None:
     log.warning("the native scanner is not installed: pages are read by lexbor, at an eighth of the speed")
 
 
-def _searched(page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool) -> _Found:
+def _searched(
+    page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool, most: int
+) -> _Found:
     """Found in a tree."""
     _say_that_it_is_slow()
     tree = LexborHTMLParser(bounded(page if isinstance(page, str) else page.decode("utf-8", "replace")))
@@ -156,12 +168,14 @@ def _searched(page: str | bytes, url: str, agent: str, follow: Sequence[str], co
             metas.append("r" + content)
         elif (attributes.get("http-equiv") or "").lower() == "refresh" and not _in_noscript(meta):
             metas.append("f" + content)
+    links, left_out = _links(tree, base_url, follow, codec, obey, most)
     return _Found(
         title=title.text() if title else "",
         base=base_url,
         canonical=_normalised(canonical.attributes["href"] or "", base_url, codec) if canonical else "",
         metas=metas,
-        links=_links(tree, base_url, follow, codec, obey),
+        links=links,
+        left_out=left_out,
         tree=tree,
     )
 
@@ -222,12 +236,24 @@ def _past(date: str, now: float) -> bool:
     return False
 
 
-def _links(tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str, obey: bool) -> list[str]:
+def _links(
+    tree: LexborHTMLParser, base: str, follow: Sequence[str], codec: str, obey: bool, most: int
+) -> tuple[list[str], int]:
+    """The links, and how many were left out."""
     hrefs: dict[str, None] = {}
     for element in tree.css(", ".join(("a[href], area[href], frame[src]", *(FOLLOWED[name] for name in follow)))):
         attributes = element.attributes
         href = attributes.get("src" if element.tag in ("frame", "iframe") else "href")
         if href and not (obey and "nofollow" in (attributes.get("rel") or "").lower().split()):
             hrefs[href.partition("#")[0]] = None  # before the costly part: a table of contents is one address
-    found = {_normalised(href, base, codec): None for href in hrefs if href and not href.startswith(_SKIPPED)}
-    return [link for link in found if link]
+    found: dict[str, None] = {}
+    taken = left_out = 0
+    for href in hrefs:
+        if not href or href.startswith(_SKIPPED):
+            continue
+        if taken > most:
+            left_out += 1
+        elif link := _normalised(href, base, codec):
+            found[link] = None
+            taken += len(link)
+    return list(found), left_out

@@ -15,6 +15,7 @@ _scan.restype = ctypes.c_size_t
 _scan.argtypes = [
     *(ctypes.c_char_p, ctypes.c_size_t) * 3,
     ctypes.c_uint,
+    ctypes.c_size_t,
     ctypes.POINTER(ctypes.c_void_p),
 ]
 _library.crawler_scanner_key.restype = None
@@ -22,15 +23,18 @@ _library.crawler_scanner_key.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
 _library.crawler_scanner_key(*(int.from_bytes(os.urandom(8), "little") for _ in range(2)))
 
 
-def scan(page: bytes, url: str, agent: str, flags: int) -> tuple[str, str, str, list[str], list[str]]:
-    """(title as written, base, canonical address, metas, links) of a page in UTF-8; empty where there is none.
+def scan(page: bytes, url: str, agent: str, flags: int, most: int) -> tuple[str, str, str, list[str], list[str], int]:
+    """(title as written, base, canonical address, metas, links, how many more links) of a page in UTF-8; empty where
+    there is none.
 
     `url` is where the page came from, `agent` a product token in lower case. Each of `metas` is "r" and what is said to
     robots, or "f" and a refresh. Addresses are spelled as crawler.urls.normalise does; links are in the page's order,
-    and may repeat.
+    and may repeat, until they have more than `most` bytes together.
     """
     name, token, answer = url.encode(), agent.encode(), ctypes.c_void_p()
-    size = _scan(page, len(page), name, len(name), token, len(token), flags, ctypes.byref(answer))
-    title, base, canonical, count, *rest = ctypes.string_at(answer, size).decode("utf-8", "replace").split("\0")
+    size = _scan(page, len(page), name, len(name), token, len(token), flags, most, ctypes.byref(answer))
+    said = ctypes.string_at(answer, size).decode("utf-8", "replace")
+    _library.crawler_scanner_forget()
+    title, base, canonical, count, *rest, left_out, _ = said.split("\0")
     metas = int(count)
-    return title, base, canonical, rest[:metas], rest[metas:-1]
+    return title, base, canonical, rest[:metas], rest[metas:], int(left_out)

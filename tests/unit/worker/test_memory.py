@@ -25,6 +25,7 @@ from test_batch import crawl  # isort: skip
         ("blank", 20, 100),  # MiB; release d0fe49f: 940, now 0
         ("links", 10, 200),  # 454, 67
         ("page", 20, 150),  # 224, 90
+        ("base", 10, 200),  # 71
     ],
 )
 def test_what_unpacks_to_much_takes_a_bounded_part_of_it(kind: str, hosts: int, most: int) -> None:

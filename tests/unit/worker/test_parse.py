@@ -349,6 +349,14 @@ def test_scanner_and_lexbor_find_the_same_in_real_pages(parser: str) -> None:
     assert soup.compare_files([Path("/usr/share/doc"), Path("/usr/share/perl")], 300) == 0
 
 
+def test_links_are_taken_until_they_are_too_much_and_the_others_counted() -> None:
+    html = "<base href='/dir/'>" + "".join(f"<a href={number}>" for number in range(100, 200)) + "<a href=tel:1>"
+    for most, taken in ((0, 1), (25, 1), (26, 2), (2_599, 100), (10_000, 100)):
+        document = parse.parse(html, PAGE, "x", most=most)
+        assert (len(document.links), document.left_out) == (taken, 100 - taken)
+    assert parse.parse(html + "<meta name=robots content=nofollow>", PAGE, "x", most=0).left_out == 0
+
+
 def test_a_worker_without_the_scanner_says_so_once(parser: str, caplog: pytest.LogCaptureFixture) -> None:
     parse._say_that_it_is_slow.cache_clear()
     with caplog.at_level(logging.WARNING):
