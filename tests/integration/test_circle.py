@@ -102,7 +102,7 @@ def test_services_that_restart_lose_nothing(
     processes.seed(site.url, "--name", "restart", "--delay", "0.05")
     eventually(begun(ledger, 10))
     services.run("systemctl restart rabbitmq-server")
-    eventually(begun(ledger, 60))
+    eventually(begun(ledger, 60), timeout=90)  # a batch lost on its way to the broker is leased again after 60 (limits)
     services.run("systemctl restart postgresql")
     assert outcome("restart")["done"] == 200
     assert services.queues()["dead"] == 0
