@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit integration molecule default single mutate fuzz bench million clean distclean
+.PHONY: help demo test lint unit integration molecule default single mutate fuzz emulate bench million clean distclean
 
 # The tools find one another (molecule calls ansible-playbook, pytest), and no shell needs an activated environment.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -22,6 +22,7 @@ demo: .venv/ready ## start five hosts in containers, deploy to them, crawl four 
 	@python tests/fleet/site_walk.py --fleet demo --check .cache/fleet/demo/summary.json
 
 test: lint unit ## everything, the fleets side by side; takes the demo's hosts down, since it tests with them
+	scanner/fuzz.sh python 15
 	molecule/prerequisites
 	tests/side-by-side integration default single
 
@@ -54,6 +55,9 @@ fuzz: .venv/ready ## made-up answers to both HTTP clients for FUZZ_SECONDS (600)
 	python -m gevent.monkey tests/unit/worker/differential.py $(FUZZ_SECONDS) 1000000000 $$RANDOM$$RANDOM
 	python tests/unit/worker/soup.py --documents 100000
 	scanner/fuzz.sh python 120
+
+emulate: .venv/ready ## the scanner's tests on an emulated aarch64
+	scanner/emulated.sh python
 
 bench: .venv/ready ## pages per second of CPU, beside Scrapy and the recipe of old; writes docs/performance.md
 	molecule/prerequisites
