@@ -26,7 +26,7 @@ SIZE = 20_000_000
 """Bytes of a package's file, above which it is passed over."""
 LARGE_SIZE = 200_000_000
 """The same, for large sites."""
-TRIED = 60
+TRIED = 300
 """Packages looked into at most, before giving up."""
 
 sys.path.insert(0, str(ROOT / "tests" / "fleet"))
