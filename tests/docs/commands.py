@@ -68,7 +68,6 @@ ELSEWHERE = {
     "python tests/unit/worker/soup.py FOLDER": "it measures",
     "python bench/run.py": "it measures for an hour: make bench",
     "python bench/run.py --only hosts --hosts 200000 --rounds 1": "it measures: a part of make bench",
-    "python bench/run.py --rounds 1 --only scrapy,bare,alone,embedded,system,warc,documentation": "it measures",
     "python bench/run.py --only sites --rounds 1": "it measures, and fetches large packages first",
     "python bench/run.py --only shares --minutes 10": "it measures: a part of make bench",
     "python bench/run.py --only frontier --parts order --known 5000000 --watched 900": "it measures",
