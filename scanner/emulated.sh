@@ -13,7 +13,7 @@ if ! [ -e "$root/done" ]; then
     mkdir -p "$root"
     # shellcheck disable=SC2016 # apt-get expands these itself
     apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) main' 'Created-By: Packages' 'Origin: Debian' 'Component: main' |
-        sed -nE '/backports|proposed/d; s/ (bookworm|stable|oldstable)(-updates|-security)? / bookworm\2 /p' | sort -u |
+        sed -nE '/backports|proposed/d; s/ (bookworm|trixie|stable|oldstable)(-updates|-security)? / bookworm\2 /p' | sort -u |
         mmdebstrap --quiet --architectures=arm64 --variant=extract --include=python3,libstdc++6 bookworm "$root/system" -
     # What the tests import, as it is locked, in the wheels for that architecture.
     awk '/^(pytest|hypothesis|iniconfig|pluggy|sortedcontainers|packaging|pygments)==/ { kept = 1; print; next }
