@@ -22,7 +22,7 @@ from crawler.job import PRIORITIES
 
 WEIGHTS = PRIORITIES
 """The jobs of `shares`: one of each priority."""
-SHARED, OWN = 200, 200
+SHARED, OWN = 1000, 1000
 """Hosts, of 55,556 pages each, that all the jobs want, and that one of them has for itself: far more than there are
 batches under way, so that the jobs compete for these, too."""
 SETTLING = 30

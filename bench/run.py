@@ -339,7 +339,7 @@ def seeding() -> dict[str, Any]:
         options = ("--fleet", FLEET, "--file", urls, "--name", "million")
         spent = Process(sys.executable, ROOT / "crawler/seed.py", *options, log="seeding").wait()
     finally:
-        stage.run("podman", "exec", HOST, "rabbitmqctl", "--silent", "purge_queue", "-p", "crawler", "record")
+        stage.run("podman", "exec", HOST, "rabbitmqctl", "--silent", "purge_queue", "-p", "crawler", "admit")
         stage.run("podman", "exec", HOST, "systemctl", "start", "crawler.target")
     urls.unlink()
     speed = round(SEEDS / spent.wall)

@@ -1,7 +1,7 @@
 """Every time limit that must be shorter or longer than another, in one place, in seconds.
 
     FETCH < BATCH < BATCH_WORST < TASK < LEASE - LEASE_MARGIN < LEASE < CONSUMER        FETCH < STOP < WATCHDOG < TASK
-    2 HOLD < SILENT      SILENT + FETCH + 2 HOLD <= KEEP      BEGIN + CLOCKS <= KEEP      KEEP + IN_HAND + 2 HOLD < 60
+    2 HOLD < SILENT      SILENT + FETCH + 2 HOLD <= KEEP      BEGIN + CLOCKS <= KEEP      KEEP + IN_HAND + 3 HOLD < 60
     3 WORKER_HEARTBEAT <= KEEP      3 HEARTBEAT < REPORTED
 
 A batch must end before its task is killed, and the task before the lease expires: an expired lease is given to another
@@ -69,6 +69,8 @@ CONSUMER = 1800.0
 BATCH_URLS = 50
 """URLs in a batch at most: not a time, but what bounds one."""
 GATHER_MESSAGES = 100
-"""Messages that a recorder holds at most, and so takes into the ledger in one transaction."""
+"""Reports that a recorder holds at most, and so takes into the ledger in one transaction."""
 GATHER_BYTES = 4_000_000
-"""Bytes of messages after which a recorder gathers no more for one transaction."""
+"""Bytes of reports after which a recorder gathers no more for one transaction."""
+GATHER_SEEDS = 4
+"""Pieces of seedings that a recorder holds at most, and takes in between two transactions of reports."""

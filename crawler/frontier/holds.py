@@ -11,8 +11,10 @@ worker and the scheduler count seconds, each by itself. All holds that were conf
 heard: the scheduler sends a mark to itself through the same queue, and counts time up to the last that came back.
 
 A dead lease may have been reported, and the report wait in the queue `record`: so it is given back only after that
-queue was seen empty, and then after limits.IN_HAND, in which a recorder takes in what it has in hand. A lease whose
-report the broker has confirmed waits for limits.REPORTED: its report is lost only if the queue itself was.
+queue was seen empty, and then after limits.IN_HAND, in which a recorder takes in what it has in hand. Where recorders
+are what limits the crawl that queue may never be empty: so nothing is leased while a dead lease waits for it, after a
+HOLD. A lease whose report the broker has confirmed waits for limits.REPORTED: its report is lost only if the queue
+itself was.
 
 A scheduler that begins, or begins again after trouble with broker or database, knows nothing: so every lease that is in
 the ledger counts as named in that moment. Workers of an earlier release send no holds: while there are more consumers
@@ -143,6 +145,11 @@ class Holds:
             del self._reported[lease]
             not_had.append(lease)
         return had, not_had
+
+    def wait_for_reports(self, now: float) -> bool:
+        """Whether dead leases have waited for more than a HOLD for the queue of reports to be empty."""
+        since = next((since for since, _ in self._dead.values()), now)
+        return self._emptied(now) < since < now - limits.HOLD
 
     def given_back(self, leases: Iterable[str]) -> None:
         """Leases that the ledger has taken back: no worker must go on with them."""

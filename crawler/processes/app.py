@@ -14,7 +14,7 @@ from celery.worker import consumer as celery_consumer
 
 from crawler import limits, settings
 from crawler.processes import heartbeat
-from crawler.processes.queues import FETCH, ORDERS, RECORD, work
+from crawler.processes.queues import ADMIT, FETCH, ORDERS, RECORD, work
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,14 @@ class Consumer(celery_consumer.Consumer):
 
 app = Celery("crawler", broker=settings.broker_url())
 app.conf.update(
-    task_queues=[work(RECORD), work(FETCH)],
+    task_queues=[work(ADMIT), work(FETCH), work(RECORD)],
     task_create_missing_queues=False,
     task_default_queue=RECORD,
     # By exchange: given only a queue, Celery would publish through the default exchange, which reaches every queue.
     task_routes={
         "fetch": {"exchange": FETCH, "routing_key": FETCH},
         "recall": {"exchange": ORDERS.name, "routing_key": "all"},
-        "admit": {"exchange": RECORD, "routing_key": RECORD},
+        "admit": {"exchange": ADMIT, "routing_key": ADMIT},
         "record": {"exchange": RECORD, "routing_key": RECORD},
     },
     # Acknowledged when the work is done, not when it begins: the broker redelivers what a dead worker had.

@@ -45,9 +45,10 @@ class Broker:
         return (*self._connection.connection_errors, *self._connection.channel_errors, OperationalError, OSError)
 
     def room(self, per_consumer: int) -> int:
-        """How many batches more the fetch queue should hold; none while no worker is there to take them."""
+        """How many batches more may be on their way: the window less those that wait for a worker, and less the reports
+        that wait for a recorder. None while no worker is there to take them."""
         _, ready, consumers = self._channel().queue_declare(FETCH, passive=True)
-        return max(0, per_consumer * int(consumers) - int(ready))
+        return max(0, per_consumer * int(consumers) - int(ready) - self._waiting(RECORD)) if consumers else 0
 
     def consumers(self) -> int:
         """How many workers take batches."""
@@ -55,7 +56,7 @@ class Broker:
 
     def reports_wait(self) -> bool:
         """Whether anything is in the queue of reports that no recorder has in hand."""
-        return int(self._channel().queue_declare(RECORD, passive=True).message_count) > 0
+        return self._waiting(RECORD) > 0
 
     def mark(self, at: float) -> None:
         """Send a mark through the queue of holds, to be heard after all that was sent before."""
@@ -147,6 +148,10 @@ class Broker:
                 yield stream()
         finally:
             connection.close()
+
+    def _waiting(self, queue: str) -> int:
+        """How many messages of a queue no consumer has in hand."""
+        return int(self._channel().queue_declare(queue, passive=True).message_count)
 
     def _channel(self) -> Any:
         return self._connection.default_channel

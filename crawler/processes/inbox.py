@@ -1,5 +1,7 @@
-"""The queue `record` as a recorder consumes it: what has arrived, in handfuls; acknowledged by hand; and the pulse by
-which the recorder proves that it still consumes.
+"""The queues `record` and `admit` as a recorder consumes them: what has arrived, in handfuls; acknowledged by hand; and
+the pulse by which the recorder proves that it still consumes.
+
+Two queues, so that no report waits behind a seeding of millions of URLs.
 
 No Celery: its worker hands out one message at a time, and the frontier takes in many as cheaply as one.
 """
@@ -24,7 +26,7 @@ class BrokerLostError(ConnectionError):
 
 
 class Inbox:
-    """One consumer of the queue `record`. Every method but `close` raises BrokerLostError; then close and open it.
+    """One consumer of the two queues. Every method but `close` raises BrokerLostError; then close and open it.
 
     Not for use by several threads.
     """
@@ -40,7 +42,8 @@ class Inbox:
         self._url, self._pulse = url, queues.pulse(process)
         unconnected = Connection(url)
         self._errors = (*unconnected.connection_errors, *unconnected.channel_errors, OperationalError, OSError)
-        self._arrived: deque[Any] = deque()
+        self._reports: deque[Any] = deque()
+        self._seeds: deque[Any] = deque()
         self._pulsed = False
         self._pulse_due = 0.0
         self._consuming: Any = None
@@ -48,41 +51,37 @@ class Inbox:
         self._producer: Any = None
 
     def open(self) -> None:
-        """Connect and consume. RabbitMQ delivers GATHER_MESSAGES in advance, to each consumer its own."""
+        """Connect and consume. RabbitMQ delivers so many messages in advance, to each consumer its own."""
         with self._broker():
             self._consuming, self._sending = self._connection(), self._connection()
-            channel = self._consuming.channel()
-            work = Consumer(
-                channel,
-                [queues.work(queues.RECORD)],
-                on_message=self._arrived.append,
-                on_decode_error=lambda message, _: self._arrived.append(message),
-                accept=["json"],
-                prefetch_count=limits.GATHER_MESSAGES,
-            )
-            work.consume()
-            Consumer(channel, [self._pulse], on_message=self._note_pulse, no_ack=True).consume()
+            self._consume(queues.RECORD, self._reports, limits.GATHER_MESSAGES)
+            self._consume(queues.ADMIT, self._seeds, limits.GATHER_SEEDS)
+            pulses = Consumer(self._consuming.channel(), [self._pulse], on_message=self._note_pulse, no_ack=True)
+            pulses.consume()
             # On a connection of its own: a broker short of memory or disk stops reading from those that publish, and
             # acknowledgements, which make room again, must still reach it.
             self._producer = Producer(self._sending.channel(), serializer="json")
             self._pulse_due = 0.0
 
-    def gather(self) -> list[Any]:
-        """The messages that have arrived: at most GATHER_MESSAGES, for the broker delivers no more, and (but for the
-        last) GATHER_BYTES. Waits for a first one, then for what is on its way; none if none comes."""
+    def gather(self) -> tuple[list[Any], list[Any]]:
+        """The messages that have arrived: reports, at most GATHER_MESSAGES, for the broker delivers no more, and (but
+        for the last) GATHER_BYTES; and seeds, at most GATHER_SEEDS. Waits for a first one, then for reports that are on
+        their way; none if none comes."""
         with self._broker():
             self._keep_alive()
-            if not self._arrived:
+            if not self._reports and not self._seeds:
                 self._read(self.IDLE_SECONDS)
-            gathered: list[Any] = []
+            reports: list[Any] = []
             size, until = 0, time.monotonic() + self.MORE_SECONDS
             while size < limits.GATHER_BYTES:
-                if self._arrived:
-                    gathered.append(self._arrived.popleft())
-                    size += len(gathered[-1].body or b"")
-                elif not gathered or not self._read(self._patience(size, until)):
+                if self._reports:
+                    reports.append(self._reports.popleft())
+                    size += len(reports[-1].body or b"")
+                elif not reports or not self._read(self._patience(size, until)):
                     break
-            return gathered
+            seeds = list(self._seeds)
+            self._seeds.clear()
+            return reports, seeds
 
     def _patience(self, size: int, until: float) -> float:
         return 0.0 if size >= self.ENOUGH_BYTES else max(0.0, until - time.monotonic())
@@ -118,7 +117,8 @@ class Inbox:
                 if connection is not None:
                     connection.collect() if lost else connection.release()
         self._consuming = self._sending = self._producer = None
-        self._arrived.clear()
+        self._reports.clear()
+        self._seeds.clear()
         self._pulsed = False
 
     @contextlib.contextmanager
@@ -128,6 +128,17 @@ class Inbox:
             yield
         except self._errors as error:
             raise BrokerLostError(str(error).strip() or type(error).__name__) from error
+
+    def _consume(self, queue: str, arrived: deque[Any], most: int) -> None:
+        """Keep in `arrived` what comes from a queue, of which the broker delivers `most` in advance."""
+        Consumer(
+            self._consuming.channel(),
+            [queues.work(queue)],
+            on_message=arrived.append,
+            on_decode_error=lambda message, _: arrived.append(message),
+            accept=["json"],
+            prefetch_count=most,
+        ).consume()
 
     def _note_pulse(self, _: Any) -> None:
         self._pulsed = True

@@ -17,9 +17,9 @@ from crawler import messages
 serialization.register("json", messages.encode, msgspec.json.decode, "application/json", "utf-8")
 """kombu's JSON from here on, in every process that imports this: it knows our messages, and takes no other types."""
 
-RECORD, FETCH = "record", "fetch"
-"""The two queues of work: recorders consume RECORD, workers FETCH. Each is bound to an exchange of its own name,
-because RabbitMQ grants the right to publish by exchange."""
+ADMIT, FETCH, RECORD = "admit", "fetch", "record"
+"""The queues of work: seeds for the recorders, batches for the workers, and their reports for the recorders. Each is
+bound to an exchange of its own name, because RabbitMQ grants the right to publish by exchange."""
 HOLD = "hold"
 """The queue in which the scheduler that leads hears what workers hold, bound to the exchange of RECORD. RabbitMQ gives
 it to one consumer at a time (x-single-active-consumer)."""
@@ -30,7 +30,7 @@ STATUS = Exchange("status", type="fanout", durable=True, no_declare=True)
 
 
 def work(name: str) -> Queue:
-    """RECORD or FETCH."""
+    """ADMIT, FETCH or RECORD."""
     # The type is repeated here, though nothing is declared: by it Celery knows to set the prefetch per consumer, the
     # only way quorum queues know (celery#9512).
     return Queue(

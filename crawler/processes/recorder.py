@@ -25,14 +25,14 @@ from crawler.frontier.admit import admit
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
 from crawler.known_links import KnownLinks
-from crawler.messages import Admission, MessageError, Report, decode_task
+from crawler.messages import Admission, M, Message, MessageError, Report, decode_task
 from crawler.processes import systemd
 from crawler.processes.inbox import BrokerLostError, Inbox
 
 log = logging.getLogger(__name__)
 
-MESSAGES: dict[str, type[Admission | Report]] = {"admit": Admission, "record": Report}
-"""What a message of each task holds."""
+TASKS: dict[type[Message], str] = {Admission: "admit", Report: "record"}
+"""The task whose argument is a message of that kind."""
 MAX_PAUSE, MAX_DATABASE_PAUSE = 15.0, 10.0
 """Seconds between two attempts to reach the broker and the database, at most."""
 
@@ -75,16 +75,16 @@ class Recorder:
     def step(self) -> None:
         """Take in what has arrived. Raises BrokerLostError and DatabaseAwayError; then `inbox` is to be closed, and
         what was not acknowledged comes again."""
-        messages = self.inbox.gather()
+        arrived, seeds = self.inbox.gather()
         self._note_pulse()
+        for message in seeds:
+            if (admission := self._read(message, Admission)) is not None:
+                self._admit(message, admission)
         reports: list[tuple[Any, Report]] = []
         returned: list[tuple[Any, Report]] = []
-        for message in messages:
-            content = self._read(message)
-            if isinstance(content, Admission):
-                self._admit(message, content)
-            elif isinstance(content, Report):
-                (returned if message.delivery_info.get("redelivered") else reports).append((message, content))
+        for message in arrived:
+            if (report := self._read(message, Report)) is not None:
+                (returned if message.delivery_info.get("redelivered") else reports).append((message, report))
         if reports:
             self._take_in(reports)
         # A recorder may have died of one of these. If this one does as well, the others must not return with it as
@@ -92,14 +92,13 @@ class Recorder:
         random.shuffle(returned)
         self._take_in_one_by_one(returned)
 
-    def _read(self, message: Any) -> Admission | Report | None:
-        """What a message holds; None, and it is a dead letter, if that is nothing we know."""
+    def _read(self, message: Any, kind: type[M]) -> M | None:
+        """What a message of a queue holds; None, and it is a dead letter, if that is not what belongs there."""
         try:
             if message.errors:
                 raise message.errors[0][1]
-            kind = MESSAGES.get(str(message.headers.get("task")))
-            if kind is None:
-                raise MessageError(f"no task of ours: {message.headers.get('task')!r}")
+            if message.headers.get("task") != TASKS[kind]:
+                raise MessageError(f"no task of this queue: {message.headers.get('task')!r}")
             if (message.content_type, str(message.content_encoding).lower()) != ("application/json", "utf-8"):
                 raise MessageError(f"no JSON in UTF-8: {message.content_type!r}, {message.content_encoding!r}")
             return decode_task(kind, message.body)

@@ -25,7 +25,8 @@ from crawler.resolver import Resolver
 log = logging.getLogger(__name__)
 
 PER_CONSUMER = 10
-"""Batches waiting in the broker for each worker: enough that none idles, few enough that no lease grows old there."""
+"""Batches for each worker that wait in the broker, and reports that wait there in their place: enough that no worker
+idles, few enough that no lease grows old, and no new job waits behind many others."""
 LEASE_AT_ONCE = 200
 IDLE_SECONDS, FEW, FEW_SECONDS = 0.1, 20, 0.05
 """How long to wait after leasing nothing; and after leasing few batches: a call costs as much as FEW of them."""
@@ -113,7 +114,8 @@ class Scheduler:
         holds = self._hear()
         self._recall.turn(self._clock)
         # Committed first, published second: a crash between the two costs limits.KEEP; the other order, a double fetch.
-        batches = lease(self.ledger, min(self.broker.room(PER_CONSUMER), LEASE_AT_ONCE), self._clock())
+        room = 0 if holds.wait_for_reports(self._seconds()) else self.broker.room(PER_CONSUMER)
+        batches = lease(self.ledger, min(room, LEASE_AT_ONCE), self._clock())
         holds.leased((batch.lease for batch in batches), self._seconds())
         if batches:
             self.broker.send(batches)

@@ -15,7 +15,7 @@ def test_status_shows_services_queues_and_jobs(fleet: Fleet) -> None:
         for host in hosts:
             running = sum(f"-{service}@" in unit for unit in fleet.wanted(host))
             assert re.search(rf"{host} +{service} +{running} +0 ", shown.stdout), shown.stdout
-    for name in ("fetch", "record", "dead", *fleet.status()):
+    for name in ("admit", "fetch", "record", "dead", *fleet.status()):
         assert name in shown.stdout
     assert not [secret for secret in fleet.secrets() if secret in shown.stdout]
 

@@ -191,7 +191,7 @@ def ledger(services: Services) -> Iterator[Ledger]:
 def processes(services: Services, ledger: Ledger, tmp_path: Path) -> Iterator[Processes]:
     """Two recorders, two workers and a scheduler, on an empty `ledger` and empty queues."""
     assert ledger.engine.dialect.name == "postgresql"
-    for queue in ("record", "fetch", "dead"):
+    for queue in ("admit", "record", "fetch", "dead"):
         services.run(f"rabbitmqctl --silent purge_queue -p crawler {queue}")
     started = Processes(services, tmp_path)
     for number in (1, 2):

@@ -52,7 +52,7 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
         assert (queue["arguments"].keys() == {"x-queue-type"}) == (queue["name"] != "hold")
     [policy] = definitions["policies"]
     covered = {queue["name"] for queue in definitions["queues"] if re.search(policy["pattern"], queue["name"])}
-    assert covered == {"record", "fetch"}
+    assert covered == {"admit", "record", "fetch"}
     assert policy["definition"]["dead-letter-exchange"] == "dead"
     assert policy["definition"]["dead-letter-routing-key"] == "dead"
     # Kept until the queue `dead` has them, which RabbitMQ does only where a full queue refuses instead of dropping.
@@ -61,7 +61,7 @@ def test_work_lies_in_durable_quorum_queues_with_a_dead_letter_queue(definitions
     assert policy["definition"]["delivery-limit"] == 20  # a number: RabbitMQ refuses the text "20"
 
 
-CONFIGURED = ["record", "fetch", "hold", "dead", "orders", "status", "amq.default", "xpulse.", "xwatch.", ""]
+CONFIGURED = ["admit", "record", "fetch", "hold", "dead", "orders", "status", "amq.default", "xpulse.", "xwatch.", ""]
 """What the definitions configure, and nobody else may."""
 
 
@@ -69,14 +69,14 @@ CONFIGURED = ["record", "fetch", "hold", "dead", "orders", "status", "amq.defaul
     ("user", "right", "may", "may_not"),
     [
         ("seed", "configure", ["watch.1"], CONFIGURED),
-        ("seed", "write", ["record", "watch.1"], ["fetch", "orders", "status", "dead", "pulse.x"]),
-        ("seed", "read", ["status", "watch.1"], ["record", "fetch", "hold", "dead", "orders", "pulse.x"]),
-        ("worker", "read", ["fetch", "orders", "pulse.worker-1@worker1"], ["record", "hold", "dead", "status"]),
-        ("worker", "write", ["record", "amq.default"], ["fetch", "orders", "status", "dead"]),
+        ("seed", "write", ["admit", "watch.1"], ["record", "fetch", "orders", "status", "dead", "pulse.x"]),
+        ("seed", "read", ["status", "watch.1"], ["admit", "record", "fetch", "hold", "dead", "orders", "pulse.x"]),
+        ("worker", "read", ["fetch", "orders", "pulse.w"], ["admit", "record", "hold", "dead", "status"]),
+        ("worker", "write", ["record", "amq.default"], ["admit", "fetch", "orders", "status", "dead"]),
         ("worker", "configure", ["pulse.worker-1@worker1"], CONFIGURED),
         ("ledger", "configure", ["pulse.recorder-1@frontier1"], CONFIGURED),
-        ("ledger", "read", ["record", "fetch", "hold", "pulse.x"], ["dead", "orders", "status"]),
-        ("ledger", "write", ["fetch", "orders", "status", "record", "amq.default", "pulse.x"], ["dead"]),
+        ("ledger", "read", ["admit", "record", "fetch", "hold", "pulse.x"], ["dead", "orders", "status"]),
+        ("ledger", "write", ["fetch", "orders", "status", "record", "amq.default", "pulse.x"], ["admit", "dead"]),
     ],
 )
 def test_users_have_the_least_rights(

@@ -10,7 +10,7 @@ from testinfra.host import Host
 
 from crawler import limits
 
-EMPTY = {"record": 0, "fetch": 0, "dead": 0}
+EMPTY = {"admit": 0, "record": 0, "fetch": 0, "dead": 0}
 
 
 def rabbitmq(host: Host, command: str) -> list[dict[str, str]]:
@@ -29,7 +29,7 @@ def test_each_role_has_a_user_and_nobody_else(host: Host) -> None:
     assert users == {"seed": [], "worker": [], "ledger": []}
 
 
-@pytest.mark.parametrize("queue", ["record", "fetch", "dead"])
+@pytest.mark.parametrize("queue", ["admit", "record", "fetch", "dead"])
 def test_queues_keep_messages_over_a_crash(host: Host, queue: str) -> None:
     types = {found["name"]: found["type"] for found in rabbitmq(host, "list_queues --vhost crawler name type")}
     assert types[queue] == "quorum"
@@ -43,4 +43,4 @@ def test_takes_messages_back_when_the_limits_say(host: Host) -> None:
 def test_nothing_was_given_up(fleet: Fleet, crawled: str) -> None:
     assert fleet.status()[crawled]["done"]
     # The broker's figures are some seconds old; but what is in `dead` stays there.
-    eventually(lambda: {name: fleet.queues()[name] for name in ("record", "fetch", "dead")} == EMPTY)
+    eventually(lambda: {name: fleet.queues()[name] for name in EMPTY} == EMPTY)

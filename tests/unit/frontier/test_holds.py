@@ -99,6 +99,26 @@ def test_a_report_may_wait_in_the_queue_and_in_a_recorder_s_hand() -> None:
     assert scheduler.until(500 + limits.IN_HAND + 1) == (["l"], [])
 
 
+def test_while_a_dead_lease_waits_for_reports_nothing_new_is_begun() -> None:
+    """Recorders that are what limits the crawl would never empty their queue, and no lease come back."""
+    scheduler = Scheduler("l")
+    scheduler.speaking["w"] = ["l"]
+    scheduler.until(10)
+    scheduler.reports_wait = True
+    scheduler.until(20)
+    assert not scheduler.holds.wait_for_reports(scheduler.now)
+    scheduler.speaking["w"] = []
+    scheduler.until(21 + limits.HOLD)
+    assert not scheduler.holds.wait_for_reports(scheduler.now)
+    scheduler.until(22 + limits.HOLD)
+    assert scheduler.holds.wait_for_reports(scheduler.now)
+    scheduler.reports_wait = False
+    scheduler.until(23 + limits.HOLD)
+    assert not scheduler.holds.wait_for_reports(scheduler.now)  # though it is not given back yet
+    assert scheduler.until(24 + limits.HOLD + limits.IN_HAND) == (["l"], [])
+    assert not scheduler.holds.wait_for_reports(scheduler.now)
+
+
 def test_a_reported_lease_waits_until_a_hanging_recorder_s_messages_are_another_s() -> None:
     scheduler = Scheduler("l")
     scheduler.speaking["w"] = ["l"]

@@ -18,7 +18,7 @@ def app() -> Iterator[object]:
 
         with application.connection_for_write() as connection:
             channel = connection.default_channel
-            for name in ("record", "fetch"):
+            for name in ("admit", "record", "fetch"):
                 Queue(name, Exchange(name, type="direct"), routing_key=name)(channel).declare()
             Queue("hold", Exchange("record", type="direct"), routing_key="hold")(channel).declare()
             Queue("orders-heard", Exchange(ORDERS.name, type="fanout"))(channel).declare()

@@ -40,7 +40,7 @@ def test_each_message_arrives_where_it_is_read(app: Celery, broker: Broker) -> N
     broker.recall(["l", "m"])
     name, argument = received(app, "fetch")
     assert (name, convert(Batch, argument)) == ("fetch", BATCH)
-    name, argument = received(app, "record")
+    name, argument = received(app, "admit")
     assert (name, convert(Admission, argument)) == ("admit", admission)
     assert received(app, "orders-heard") == ("recall", ["l", "m"])
 
@@ -53,11 +53,15 @@ def test_a_batch_may_name_blocked_hosts(app: Celery, broker: Broker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ready", "consumers", "room"),
-    [(0, 3, 30), (29, 3, 1), (30, 3, 0), (99, 3, 0), (0, 0, 0), (5, 0, 0)],  # no worker, no batch
+    ("ready", "reports", "consumers", "room"),
+    [
+        *[(0, 0, 3, 30), (29, 0, 3, 1), (30, 0, 3, 0), (99, 0, 3, 0)],
+        *[(0, 0, 0, 0), (5, 0, 0, 0)],  # no worker, no batch
+        *[(0, 29, 3, 1), (10, 19, 3, 1), (10, 99, 3, 0)],  # nor one whose report would wait longer than others
+    ],
 )
-def test_room_is_ten_batches_a_worker_less_those_that_wait(
-    broker: Broker, monkeypatch: pytest.MonkeyPatch, ready: int, consumers: int, room: int
+def test_room_is_ten_batches_a_worker_less_those_and_the_reports_that_wait(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, ready: int, reports: int, consumers: int, room: int
 ) -> None:
     """Of a channel we only ask this; kombu's in memory counts no consumers."""
     asked: list[tuple[str, bool]] = []
@@ -66,11 +70,11 @@ def test_room_is_ten_batches_a_worker_less_those_that_wait(
     class Channel:
         def queue_declare(self, queue: str, passive: bool) -> Any:
             asked.append((queue, passive))
-            return answer(queue, ready, consumers)
+            return answer(queue, *{"fetch": (ready, consumers), "record": (reports, 2)}[queue])
 
     monkeypatch.setattr(broker, "_channel", Channel)
     assert broker.room(10) == room
-    assert asked == [("fetch", True)]  # passive: nobody here may declare a queue
+    assert all(passive for _, passive in asked)  # nobody here may declare a queue
 
 
 def test_whoever_watches_sees_every_snapshot_from_then_on(broker: Broker) -> None:

@@ -128,7 +128,7 @@ def test_what_keeps_work_safe_is_set(app: Celery, setting: str, value: object) -
 
 def test_queues_are_quorum_queues_and_never_declared(app: Celery) -> None:
     queues = app.conf.task_queues
-    assert {queue.name for queue in queues} == {"record", "fetch"}
+    assert {queue.name for queue in queues} == {"admit", "record", "fetch"}
     for queue in queues:
         assert queue.queue_arguments == {"x-queue-type": "quorum"}
         assert queue.no_declare

@@ -36,6 +36,7 @@ from crawler.processes.inbox import BrokerLostError, Inbox
 from crawler.processes.recorder import Recorder
 
 JOB = Job(name="j", delay=0, scope=Scope(kind="any"))
+QUEUES = "admit", "record"
 SECONDS = 20.0
 """Patience on a busy machine."""
 
@@ -116,7 +117,7 @@ class Bench:
             return int(rows.scalar_one())
 
     def waiting(self) -> int:
-        return int(memory.Channel.queues["record"].qsize())
+        return sum(memory.Channel.queues[name].qsize() for name in QUEUES)
 
 
 @pytest.fixture
@@ -138,11 +139,13 @@ def bench(app: Celery, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(memory.Channel, "_restore", _restore)
     monkeypatch.setattr(memory.Channel, "do_restore", True)
     monkeypatch.setattr(Inbox, "IDLE_SECONDS", 0.05)
-    memory.Channel.queues["record"].queue.clear()
+    for name in QUEUES:
+        memory.Channel.queues[name].queue.clear()
     made = Bench(app, ledger, dead)
     yield made
     made.end()
-    memory.Channel.queues["record"].queue.clear()
+    for name in QUEUES:
+        memory.Channel.queues[name].queue.clear()
 
 
 def eventually(condition: Callable[[], Any]) -> None:
@@ -218,6 +221,28 @@ def test_admissions_and_reports_arrive_in_any_order(bench: Bench) -> None:
     assert status.snapshots(bench.ledger, time.time())[0]["counts"]["discovered"] == 3
 
 
+def test_reports_do_not_wait_behind_a_seeding(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    report, *_ = bench.reports(1)
+    monkeypatch.setattr(limits, "GATHER_SEEDS", 2)
+    for chunk in range(5):
+        Broker().admit(Admission(job=JOB, seeding="t", chunk=chunk, urls=[f"http://new{chunk}.test/"]))
+    bench.send(report)
+    bench.step()
+    assert (bench.commits, bench.done(), bench.waiting()) == (3, 1, 3)
+
+
+def test_seeds_are_taken_from_their_own_queue_alone(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever may send reports may not describe jobs."""
+    admission = Admission(job=JOB, seeding="t", chunk=0, urls=["http://new.test/"])
+    with bench.app.connection_for_write() as connection:
+        message = [[json.loads(encode(admission))], {}, {}]
+        headers = {"task": "admit"}
+        connection.Producer().publish(message, exchange="record", routing_key="record", headers=headers)
+    bench.step()
+    assert (status.snapshots(bench.ledger, time.time()), bench.waiting(), len(bench.dead)) == ([], 0, 1)
+    assert "no task of this queue: 'admit'" in caplog.text
+
+
 def test_a_report_that_cannot_be_recorded_is_a_dead_letter_alone(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,7 +284,8 @@ def test_a_seeding_that_cannot_be_admitted_is_a_dead_letter(bench: Bench, monkey
     [
         ("no task at all", {}),
         ([[{"no": "report"}], {}, {}], {"headers": {"task": "record"}}),
-        ([[{"no": "admission"}], {}, {}], {"headers": {"task": "admit"}}),
+        ([[{"no": "admission"}], {}, {}], {"headers": {"task": "admit"}, "queue": "admit"}),
+        ([[{"no": "report"}], {}, {}], {"headers": {"task": "record"}, "queue": "admit"}),
         ([[{}], {}, {}], {"headers": {"task": "no such task"}}),
         ([[{}], {}, {}], {"headers": {"task": "pulse"}}),
         ([[{}], {}, {}], {"headers": {"task": ["record"]}}),
@@ -282,7 +308,9 @@ def test_what_cannot_be_read_is_a_dead_letter_and_stops_nothing(
     bench.send(first)
     with bench.app.connection_for_write() as connection:
         serializer = {} if isinstance(body, bytes | str) else {"serializer": "json"}
-        connection.Producer().publish(body, exchange="record", routing_key="record", **serializer, **options)
+        queue = options.get("queue", "record")
+        headers = {name: value for name, value in options.items() if name != "queue"}
+        connection.Producer().publish(body, exchange=queue, routing_key=queue, **serializer, **headers)
     bench.send(second)
     bench.step()
     assert (bench.commits, bench.done(), bench.waiting(), len(bench.dead)) == (1, 2, 0, 1)
@@ -346,7 +374,8 @@ def test_what_returns_from_a_recorder_that_died_is_recorded_alone(bench: Bench, 
     record_all(lambda together: recorded.append([report.host for report in together]))
     bench.send(*reports)
     bench.inbox.open()
-    assert len(bench.inbox.gather()) == 8
+    gathered, seeds = bench.inbox.gather()
+    assert (len(gathered), len(seeds)) == (8, 0)
     bench.inbox.close(lost=True)  # it dies
     bench.send(fresh)
     bench.step()

@@ -188,6 +188,24 @@ def test_a_lease_that_never_reached_the_broker_is_leased_again_within_a_minute(f
     assert sorted(batch.host for batch in fleet.broker.batches) == ["a.test", "b.test"]
 
 
+def test_while_reports_wait_that_could_be_a_dead_worker_s_nothing_is_leased(fleet: Fleet) -> None:
+    fleet.run(0.2)
+    lost, _ = (batch.lease for batch in fleet.broker.batches)
+    fleet.broker.arrived.append(Hold(worker="w", leases=[lost]))
+    fleet.run(1)
+    fleet.broker.arrived.append(Hold(worker="w"))
+    fleet.broker.reports = True
+    fleet.run(limits.HOLD + 1)
+    seeds = ["http://c.test/"]
+    job = Job(name="j", delay=0)
+    admit(fleet.ledger, Admission(job=job, seeding="t", chunk=0, chunks=1, urls=seeds), fleet.clock.now)
+    fleet.run(10)
+    assert len(fleet.broker.batches) == 2
+    fleet.broker.reports = False
+    fleet.run(2)
+    assert [batch.host for batch in fleet.broker.batches[2:]] == ["c.test"]
+
+
 def test_no_lease_is_taken_back_while_its_report_may_wait(fleet: Fleet) -> None:
     fleet.run(0.2)
     first, second = (batch.lease for batch in fleet.broker.batches)
