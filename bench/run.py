@@ -45,7 +45,7 @@ RECIPE_PAGES = 1000
 """The recipe is too slow for them all."""
 ENDURANCE_PAGES = 100_000
 SEEDS = 1_000_000
-DELAY, DELAYED_HOSTS, DELAYED_PAGES, DELAY_PORT = 0.05, 200, 20_000, 8050
+DELAY, DELAYED_HOSTS, DELAYED_PAGES, DELAY_PORT = 0.05, 200, 60_000, 8050
 """Seconds that each request takes longer; hosts and pages of a crawl with it; where the delaying relay listens."""
 PATIENCE = 60
 """Seconds, and another for each 20 pages, after which a contestant that can hang is ended, with the pages it has."""
@@ -318,6 +318,7 @@ def delay() -> dict[str, Any]:
                     "pages": told["pages"],
                     "pages_a_second": round(told["pages"] / told["seconds"]),
                     "cpu_share": round(told["cpu"] / told["seconds"], 2),
+                    "work_share": round((told["cpu"] + told["waited"]) / told["seconds"], 2),
                     "greenlets": told["greenlets"],
                 }
             )

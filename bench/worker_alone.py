@@ -2,8 +2,9 @@
 
     python bench/worker_alone.py URLS.txt [--hosts 50] [--pages N]
 
-Prints {"pages": …, "memory": [[pages, MiB], …], "seconds": …, "cpu": …, "greenlets": {"mean": …, "most": …}}: the
-process's resident memory as it goes; wall and CPU time without start-up; how many batches were under way.
+Prints {"pages": …, "memory": [[pages, MiB], …], "seconds": …, "cpu": …, "waited": …, "greenlets": {"mean": …, "most": …}}:
+the process's resident memory as it goes; without start-up, wall and CPU time, and how long it had work and no core; how
+many batches were under way.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def without_a_core() -> float:
+    """Seconds that this process was ready to run while others ran (proc_schedstat(5): the second number, in ns)."""
+    return int(Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("urls", type=Path)
@@ -102,7 +108,7 @@ def main() -> None:
 
     gevent.spawn(pulse)
     gevent.spawn(count)
-    began, cpu = time.monotonic(), time.process_time()
+    began, cpu, waited = time.monotonic(), time.process_time(), without_a_core()
     for batch in batches(addresses, job, robots):
         if asked >= (options.pages or len(addresses)):
             break
@@ -114,6 +120,7 @@ def main() -> None:
         "memory": memory,
         "seconds": round(time.monotonic() - began, 2),
         "cpu": round(time.process_time() - cpu, 2),
+        "waited": round(without_a_core() - waited, 2),
         "greenlets": {"mean": round(statistics.mean(under_way)), "most": max(under_way)},
     }
     print(json.dumps(told))

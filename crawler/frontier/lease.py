@@ -64,8 +64,10 @@ class _Sharer:
     """Its host queues that are due, the longest-waiting last."""
     trapped: bool
     """Whether it may have closed sections."""
-    began: float | None = None
-    """Where the last batch that it got in this call began in virtual time."""
+    began: float
+    """Where the last batch that it was picked for began in virtual time."""
+    moved: bool = False
+    """Whether this call changes where it stands."""
     domains: dict[str, budgets.Use] = field(default_factory=dict)
     """What is used of the budgets of domains, in a job that has max_pages_per_domain."""
 
@@ -176,7 +178,7 @@ def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int
             room = job.max_pages - _spent(moves.totals(tx, row.job_id))
         due = list(reversed(_due(ledger, tx, row.job_id, limit, now))) if has_due else []
         ended = max(row.ended, row.stands_at or 0.0)
-        sharers[row.job_id] = _Sharer(row.job_id, job, ended, room, due, bool(row.trapped))
+        sharers[row.job_id] = _Sharer(row.job_id, job, ended, room, due, bool(row.trapped), row.began)
     return sharers
 
 
@@ -186,7 +188,7 @@ def _running(_: Ledger, capped: bool) -> sa.Select[Any]:
     stands_at = sa.select(sa.func.max(jobs.c.began)).scalar_subquery()
     return (
         sa.select(
-            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "ended", "trapped")),
+            *(jobs.c[name] for name in ("job_id", "spec", "prefixes", "began", "ended", "trapped")),
             stands_at.label("stands_at"),
             first_due.scalar_subquery().label("first_due"),
             *([machines.first_due().label("wake_at")] if capped else ()),
@@ -217,20 +219,21 @@ def _pick(sharers: list[_Sharer], limit: int) -> dict[Key, float]:
             break
         next_one = min(waiting, key=lambda sharer: (sharer.ended, -sharer.job_id))
         row = next_one.due.pop()
-        next_one.began = next_one.ended
+        next_one.began, next_one.moved = next_one.ended, True
         picked[next_one.job_id, row.host] = step = min(row.queued, _size(next_one.job)) / next_one.job.priority
         next_one.ended += step
     return picked
 
 
 def _charge(sharers: dict[int, _Sharer], picked: dict[Key, float], chosen: list[_Chosen]) -> None:
-    """Let a turn count for the job that has it on the host, and not for those that had the host looked at."""
+    """Let a turn count for the job that has it on the host, and not for those that had the host looked at. Where the
+    queue stands is not moved by it: others would be brought up to a job that is ahead, and its turn be forgiven."""
     for one in chosen:
         host = one.row.host
         for job_id in [job_id for job_id in sharers if (job_id, host) in picked and job_id != one.row.job_id]:
             sharers[job_id].ended -= picked[job_id, host]
         if (one.row.job_id, host) not in picked:
-            one.sharer.began = one.sharer.ended if one.sharer.began is None else one.sharer.began
+            one.sharer.moved = True
             one.sharer.ended += min(one.row.queued, one.size) / one.sharer.job.priority
 
 
@@ -240,7 +243,7 @@ def _note_turns(ledger: Ledger, tx: Connection, sharers: dict[int, _Sharer]) -> 
         turns = [
             {"job_id": sharer.job_id, "began": min(sharer.began, sharer.ended), "ended": sharer.ended}
             for _, sharer in sorted(sharers.items())
-            if sharer.began is not None
+            if sharer.moved
         ]
         ledger.run(tx, _set_turns, turns)
 

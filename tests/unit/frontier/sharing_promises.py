@@ -3,6 +3,7 @@ an order."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from typing import Any
 
@@ -109,6 +110,28 @@ def test_shares_hold_over_hosts_of_one_s_own_and_shared_ones(ledger: Ledger) -> 
         record(ledger, [report(batch) for batch in batches], now)
     assert total["top"] == pytest.approx(4 * total["mid"], rel=0.1)
     assert total["mid"] == pytest.approx(4 * total["low"], rel=0.1)
+
+
+def test_a_turn_that_another_job_s_host_gave_is_not_forgiven(ledger: Ledger) -> None:
+    """Where many hosts are shared, most turns are not those that a job was picked for: others were brought up to where
+    these left it, and the lesser jobs got half as much again as their shares."""
+    chance = random.Random(7)
+    for name, priority in (("low", 1), ("mid", 4), ("top", 16)):
+        hosts = [f"shared{host}" for host in range(60)] + [f"{name}{host}" for host in range(60)]
+        urls = [f"http://{host}.test/{name}{page}" for host in hosts for page in range(120)]
+        job = Job(name=name, delay=22.5, priority=priority)  # batches of three
+        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=urls), now=0)
+    total: Counter[str] = Counter()
+    under_way: list[Batch] = []
+    for now in range(100, 45_100, 100):
+        under_way += lease(ledger, min(8, 40 - len(under_way)), now)
+        chance.shuffle(under_way)
+        done = [under_way.pop() for _ in range(min(chance.randint(2, 12), len(under_way)))]
+        total += taken(done)
+        record(ledger, [report(batch) for batch in done], now)
+    assert sum(total.values()) > 8_000
+    assert total["top"] == pytest.approx(4 * total["mid"], rel=0.15)
+    assert total["mid"] == pytest.approx(4 * total["low"], rel=0.15)
 
 
 def test_what_a_paused_job_wants_of_a_host_keeps_nobody_out(ledger: Ledger) -> None:
