@@ -320,6 +320,7 @@ def delay() -> dict[str, Any]:
                     "cpu_share": round(told["cpu"] / told["seconds"], 2),
                     "work_share": round((told["cpu"] + told["waited"]) / told["seconds"], 2),
                     "greenlets": told["greenlets"],
+                    "memory_mib": max(size for _, size in told["memory"]),
                 }
             )
             print("delay", json.dumps(rows[-1]), flush=True)
