@@ -61,6 +61,8 @@ def shares(minutes: float) -> dict[str, Any]:
         seed(small, [f"http://{small}x3.tree.test/"])
         first = first_lease(ledger, small)
         time.sleep(max(0.0, began + minutes * 60 - time.time()))
+        under_way = int(ledger("SELECT count(*) FROM leases")[0][0])
+        assert under_way < OWN, f"{under_way} batches are under way: the jobs do not compete for turns"
         counted = seconds(ledger, names, began, int(minutes * 60))
     return judged(counted, first)
 

@@ -138,7 +138,14 @@ def _incomplete(races: dict[str, Any]) -> str:
 def _delay(delay: dict[str, Any]) -> str:
     head = [
         f"one worker process, {delay['delay_ms']} ms away from {delay['hosts']} hosts: hosts at once",
-        *("greenlets with a batch, mean", "most", "pages a second", "of a core", "runs, or waits for a core", "memory, MiB"),
+        *(
+            "greenlets with a batch, mean",
+            "most",
+            "pages a second",
+            "of a core",
+            "runs, or waits for a core",
+            "memory, MiB",
+        ),
     ]
     rows = [
         [row["hosts_at_once"], *row["greenlets"].values(), f"{row['pages_a_second']:,}"]

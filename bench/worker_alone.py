@@ -2,9 +2,9 @@
 
     python bench/worker_alone.py URLS.txt [--hosts 50] [--pages N]
 
-Prints {"pages": …, "memory": [[pages, MiB], …], "seconds": …, "cpu": …, "waited": …, "greenlets": {"mean": …, "most": …}}:
-the process's resident memory as it goes; without start-up, wall and CPU time, and how long it had work and no core; how
-many batches were under way.
+Prints {"pages": …, "memory": [[pages, MiB], …], "seconds": …, "cpu": …, "waited": …, "greenlets": {"mean": …, "most":
+…}}: the process's resident memory as it goes; without start-up, wall and CPU time, and how long it had work and no
+core; how many batches were under way.
 """
 
 from __future__ import annotations

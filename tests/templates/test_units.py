@@ -65,8 +65,23 @@ def test_services_are_confined(units: Path, service: str) -> None:
 
 def test_services_write_to_their_state_directory_alone_and_gain_no_rights(units: Path) -> None:
     lines = (units / "crawler-.service.d/common.conf").read_text().splitlines()
-    assert {"User=crawler", "ProtectSystem=strict", "ProtectHome=true", "StateDirectory=crawler"} <= set(lines)
+    assert {"ProtectSystem=strict", "ProtectHome=true"} <= set(lines)
     assert {"NoNewPrivileges=true", "CapabilityBoundingSet=", "AmbientCapabilities="} <= set(lines)
+
+
+def test_workers_and_the_frontier_are_strangers_to_each_other(units: Path, render: Render) -> None:
+    """On a host that carries both, a worker must not read what the scheduler was given."""
+
+    def owner(text: str) -> dict[str, str]:
+        return dict(re.findall(r"\b(User|Group|StateDirectory|WorkingDirectory)=([^\s\\]+)", text))
+
+    owners = {service: owner((units / service).read_text()) for service in SERVICES}
+    owners["crawler"] = owner(render("frontier", "crawler.j2"))
+    users = {"crawler-worker@.service": "crawler"}
+    for service, found in owners.items():
+        user = users.get(service, "crawler-frontier")
+        place = f"/var/lib/{user}"
+        assert found == {"User": user, "Group": user, "StateDirectory": user, "WorkingDirectory": place}
 
 
 @pytest.mark.parametrize("service", SERVICES)

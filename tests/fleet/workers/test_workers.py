@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from fleet import Fleet, eventually
 from testinfra.host import Host
@@ -31,6 +33,35 @@ def test_runs_the_deployed_release(host: Host) -> None:
 def test_runs_without_rights(host: Host) -> None:
     shown = host.check_output("systemctl show crawler-worker@1 --property=User,NoNewPrivileges,ProtectSystem")
     assert set(shown.splitlines()) == {"User=crawler", "NoNewPrivileges=yes", "ProtectSystem=strict"}
+
+
+def test_what_took_a_worker_over_cannot_look_into_other_services(host: Host, fleet: Fleet) -> None:
+    """From inside its sandbox, as its user, on a host that carries other roles as well: memory, environment and
+    credentials of what else runs there."""
+    name = host.backend.host.name
+    others = [unit for unit in fleet.running(name) if not unit.startswith("crawler-worker@")]
+    pids = [process(host, unit) for unit in others] or ["1"]
+    inside = (
+        "import ctypes, os, sys\n"
+        "for pid in sys.argv[1:]:\n"
+        "    for path in ('environ', 'mem', 'maps', 'root', 'cwd', 'fd'):\n"
+        "        try:\n"
+        "            place = f'/proc/{pid}/{path}'\n"
+        "            os.listdir(place) if path in ('root', 'cwd', 'fd') else open(place, 'rb')\n"
+        "            print('read', place)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print('traced' if libc.process_vm_readv(os.getpid(), 0, 0, 0, 0, 0) == 0 else 'refused')\n"
+        "try:\n"
+        "    print(os.listdir('/run/credentials'))\n"
+        "except OSError:\n"
+        "    print('no credentials')\n"
+    )
+    sandbox = "--property=User=crawler --property=Group=crawler --property=StateDirectory=crawler"
+    command = f"/opt/crawler/current/venv/bin/python -c {shlex.quote(inside)} {' '.join(pids)}"
+    run = f"systemd-run --quiet --collect --pipe --wait --unit=crawler-inside {sandbox} {command}"
+    assert host.check_output(run).splitlines() == ["refused", "no credentials"]
 
 
 def test_password_is_known_to_the_service_alone(host: Host) -> None:

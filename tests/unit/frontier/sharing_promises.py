@@ -115,7 +115,7 @@ def test_shares_hold_over_hosts_of_one_s_own_and_shared_ones(ledger: Ledger) -> 
 def test_a_turn_that_another_job_s_host_gave_is_not_forgiven(ledger: Ledger) -> None:
     """Where many hosts are shared, most turns are not those that a job was picked for: others were brought up to where
     these left it, and the lesser jobs got half as much again as their shares."""
-    chance = random.Random(7)
+    chance = random.Random(7)  # noqa: S311
     for name, priority in (("low", 1), ("mid", 4), ("top", 16)):
         hosts = [f"shared{host}" for host in range(60)] + [f"{name}{host}" for host in range(60)]
         urls = [f"http://{host}.test/{name}{page}" for host in hosts for page in range(120)]
