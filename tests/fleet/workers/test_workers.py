@@ -53,15 +53,13 @@ def test_what_took_a_worker_over_cannot_look_into_other_services(host: Host, fle
         "            pass\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
         "print('traced' if libc.process_vm_readv(os.getpid(), 0, 0, 0, 0, 0) == 0 else 'refused')\n"
-        "try:\n"
-        "    print(os.listdir('/run/credentials'))\n"
-        "except OSError:\n"
-        "    print('no credentials')\n"
+        "for place, _, names in os.walk('/run/credentials'):\n"
+        "    print('credentials', place, names) if names else None\n"
     )
     sandbox = "--property=User=crawler --property=Group=crawler --property=StateDirectory=crawler"
     command = f"/opt/crawler/current/venv/bin/python -c {shlex.quote(inside)} {' '.join(pids)}"
     run = f"systemd-run --quiet --collect --pipe --wait --unit=crawler-inside {sandbox} {command}"
-    assert host.check_output(run).splitlines() == ["refused", "no credentials"]
+    assert host.check_output(run).splitlines() == ["refused"]
 
 
 def test_password_is_known_to_the_service_alone(host: Host) -> None:
