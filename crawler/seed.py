@@ -48,7 +48,7 @@ from typing import IO, Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crawler import progress, settings, urls
+from crawler import limits, progress, settings, urls
 from crawler.job import Job, JobError
 from crawler.messages import Admission
 from crawler.worker import egress, extract
@@ -445,7 +445,9 @@ def _check_reach(seeds: Iterable[str], allowed: egress.Egress) -> None:
         except FetchError:
             pass  # the crawl will tell
 
-    gevent.joinall([gevent.spawn(check, name, port, url) for (name, port), url in first.items()])
+    checks = [gevent.spawn(check, name, port, url) for (name, port), url in first.items()]
+    gevent.joinall(checks, timeout=limits.LOOK_UP)
+    gevent.killall(checks)
     if first and len(refused) == len(first):
         raise JobError("\n".join(refused))
     if refused:

@@ -193,7 +193,7 @@ def test_a_worker_is_told_where_it_may_connect_to(
     derived = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text())
     for given, networks, ports in (
         ({}, (), ()),
-        ({"crawler_allow_ports": 8443}, (), (range(8443, 8444),)),
+        ({"crawler_allow_ports": 8443, "crawler_allow_networks": "10.0.0.0/8"}, ("10.0.0.0/8",), (range(8443, 8444),)),
         (
             {"crawler_allow_networks": ["10.0.0.0/8", "fd00::/8"], "crawler_allow_ports": "8443, 8000-8999"},
             ("10.0.0.0/8", "fd00::/8"),
