@@ -299,7 +299,7 @@ def delay() -> dict[str, Any]:
     urls.write_text("\n".join(f"http://{name}:{DELAY_PORT}{path}" for name in names for path in paths[name]))
     web = stage.inspect(stage.WEB, "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
     relay = subprocess.Popen([sys.executable, BENCH / "delay.py", str(DELAY_PORT), web, "80", str(DELAY)])
-    exempt = f"127.0.0.0/8 {stage.SETTINGS['CRAWLER_EXEMPT_NETWORKS']}"
+    networks = f"127.0.0.0/8 {stage.NETWORKS}"
     rows = []
     try:
         for at_once in (50, 100, 200):
@@ -308,7 +308,8 @@ def delay() -> dict[str, Any]:
                 *(sys.executable, BENCH / "worker_alone.py", urls, *options),
                 log="delay",
                 hosts=hosts.name,
-                CRAWLER_EXEMPT_NETWORKS=exempt,
+                CRAWLER_EXEMPT_NETWORKS=networks,
+                CRAWLER_ALLOW_NETWORKS=networks,
             )
             spent = process.wait()
             told = json.loads(spent.output)

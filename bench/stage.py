@@ -179,12 +179,14 @@ class Spent:
     """Whether it was ended because its time was up."""
 
 
+NETWORKS = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
 SETTINGS = {
     "PYTHONPATH": str(ROOT),
     "SSL_CERT_FILE": str(AUTHORITY),
     # As in inventory/group_vars/all.yml:
     "CRAWLER_CONTACT": "https://example.org/bench",
-    "CRAWLER_EXEMPT_NETWORKS": "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7",
+    "CRAWLER_EXEMPT_NETWORKS": NETWORKS,
+    "CRAWLER_ALLOW_NETWORKS": NETWORKS,
 }
 """Of the contestants' processes."""
 

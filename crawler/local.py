@@ -22,6 +22,7 @@ from crawler.resolver import Resolver
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
+from crawler.worker.egress import Egress, of_process
 from crawler.worker.fetch import Client
 from crawler.worker.memory import PLACES_OF_PROCESS, release_memory
 
@@ -38,11 +39,13 @@ def crawl(
     show: Callable[[dict[str, Any]], None],
     archive: Archive | None = None,
     workers: int = CONCURRENCY,
+    egress: Egress | None = None,
 ) -> dict[str, Any]:
     """Crawl until the admitted job is done or `stop` is set; returns the last snapshot.
 
-    `workers`: hosts crawled at once. `show` is given a snapshot about once a second. Told to stop, it finishes the URLs
-    in hand, records them, and returns the rest to the ledger: the next run goes on from there.
+    `workers`: hosts crawled at once. `egress`: where it may connect to; None: what the process was told. `show` is
+    given a snapshot about once a second. Told to stop, it finishes the URLs in hand, records them, and returns the rest
+    to the ledger: the next run goes on from there.
     """
     ledger.create()
     tidy.take_back_leases(ledger, time.time())  # of a run that was killed
@@ -52,10 +55,12 @@ def crawl(
         admit(ledger, admission, time.time())
     pool, reports, known, active = Pool(workers), Channel(), KnownLinks(), ActiveBatches()
     resolver = Resolver()
+    allowed = egress or of_process()
 
     def run(batch: Batch) -> None:
         with PLACES_OF_PROCESS.share() as share:
-            with Client(settings.user_agent(), kind=batch.job.client) as client, active.batch(batch.lease) as told:
+            client = Client(settings.user_agent(), kind=batch.job.client, egress=allowed)
+            with client, active.batch(batch.lease) as told:
                 report = fetch_batch(
                     batch, client, told, worker=WORKER, known_links=known, archive=archive, share=share
                 )

@@ -44,6 +44,9 @@ class Cause(StrEnum):
     REDIRECT = "redirect"
     SITEMAP = "sitemap"
     CONTENT_TYPE = "content_type"
+    # Not asked for: where its host is, or its port, is none of those that may be connected to (worker/egress.py).
+    ADDRESS = "address"
+    PORT = "port"
     # A page, and what is to be said of it.
     NOINDEX = "noindex"
     UNCHANGED = "unchanged"

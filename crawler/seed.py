@@ -35,6 +35,7 @@ if __name__ == "__main__":
 import argparse
 import contextlib
 import hashlib
+import ipaddress
 import itertools
 import json
 import re
@@ -47,14 +48,16 @@ from typing import IO, Any, NoReturn
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crawler import progress, settings, urls
+from crawler import limits, progress, settings, urls
 from crawler.job import Job, JobError
 from crawler.messages import Admission
-from crawler.worker import extract
+from crawler.worker import egress, extract
 
 CHUNK = 1000
 """URLs in a message; and of how many seeds a job's name is made, where none is given."""
 SHOWN_BAD_LINES = 20
+MAX_CHECKED = 20
+"""Hosts of seeds that are looked up before a crawl right here, to say what option it lacks."""
 
 console = Console(stderr=True)
 
@@ -114,6 +117,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, help="with --watch: stop watching after this many seconds, exit 1")
     parser.add_argument("--fleet", help="which fleet, if several were deployed from here (default: the last)")
     parser.add_argument("--local", action="store_true", help="crawl in this process, without any server")
+    parser.add_argument(
+        "--allow-network",
+        type=_network,
+        action="append",
+        default=[],
+        metavar="CIDR",
+        help="with --local: crawl this network as well, at every port, though it is not public; may be repeated",
+    )
     parser.add_argument("--workers", type=_number, help="with --local: hosts crawled at once (default 50)")
     parser.add_argument("--ledger", type=Path, help="with --local: the SQLite file (default: NAME.sqlite)")
     parser.add_argument("--warc", action="store_true", help="with --local: keep every page in WARC files in ./archive")
@@ -127,6 +138,13 @@ def _number(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write a network as 192.0.2.0/24") from None
 
 
 # --- the job ----------------------------------------------------------------------------------------------------------
@@ -143,6 +161,11 @@ def described_job(options: argparse.Namespace) -> Job:
     if options.workers and not options.local:
         raise JobError(
             "--workers needs --local; for a fleet type: ansible-playbook scale.yml -e workers=" + str(options.workers)
+        )
+    if options.allow_network and not options.local:
+        raise JobError(
+            "--allow-network needs --local; for a fleet set crawler_allow_networks in the inventory's "
+            "group_vars/all.yml and type: ansible-playbook deploy.yml"
         )
     for option in ("name", "depth", "max_pages", "delay", "retry_wait"):
         if (value := getattr(options, option)) is not None:
@@ -371,6 +394,8 @@ def _crawl_here(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
     from crawler.frontier.ledger import Ledger
     from crawler.worker.archive import Archive
 
+    allowed = egress.from_settings(options.allow_network)
+    _check_reach(seeding.first_urls(), allowed)
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -383,7 +408,7 @@ def _crawl_here(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
         with progress.Watch(console) as watch:
             archive = Archive(Path("archive"), host=settings.host_name(), worker=local.WORKER) if options.warc else None
             workers = options.workers or local.CONCURRENCY
-            snapshot = local.crawl(ledger, seeding.admissions(job), stop, watch.show, archive, workers)
+            snapshot = local.crawl(ledger, seeding.admissions(job), stop, watch.show, archive, workers, allowed)
         if archive:
             archive.close()
         seeding.report(job)
@@ -397,6 +422,53 @@ def _crawl_here(job: Job, seeding: Seeding, options: argparse.Namespace) -> int:
         return 1
     progress.say(console, f"ledger: {path}")
     return _conclude(snapshot, options)
+
+
+def _check_reach(seeds: Iterable[str], allowed: egress.Egress) -> None:
+    """Say which of a few seeds' hosts cannot be connected to by our own rules (worker/egress.py), and what to type.
+    Raises JobError where that is all of them."""
+    import gevent
+
+    from crawler.worker import connect
+    from crawler.worker.fetch_errors import FetchError, RefusedError
+
+    first = {urls.name_and_port_of(url): url for url in reversed(list(seeds))}
+    if len(first) > MAX_CHECKED:
+        return
+    refused = []
+
+    def check(name: str, port: int, url: str) -> None:
+        try:
+            connect.look_up(name, port, allowed)
+        except RefusedError:
+            refused.append(f"{url} will not be asked: {_remedy(name, port)}")
+        except FetchError:
+            pass  # the crawl will tell
+
+    checks = [gevent.spawn(check, name, port, url) for (name, port), url in first.items()]
+    gevent.joinall(checks, timeout=limits.LOOK_UP)
+    gevent.killall(checks)
+    if first and len(refused) == len(first):
+        raise JobError("\n".join(refused))
+    if refused:
+        progress.say(console, *refused)
+
+
+def _remedy(name: str, port: int) -> str:
+    """Why a host is not connected to, and what allows it."""
+    from crawler.worker import connect
+    from crawler.worker.fetch_errors import DNSError
+
+    try:
+        found = dict.fromkeys(str(where[0]).partition("%")[0] for _, where in connect.found(name, port))
+    except DNSError:
+        found = {}
+    inward = [address for address in found if not egress.is_public(address)]
+    if not inward or len(inward) < len(found):
+        return f"port {port} is not allowed. To allow it, set the environment variable CRAWLER_ALLOW_PORTS={port}"
+    options = " ".join(f"--allow-network {address}" for address in inward)
+    known = name if name in inward else f"{name} is {', '.join(inward)}, which"
+    return f"{known} is no public address. If that network is yours, add: {options}"
 
 
 def run() -> NoReturn:

@@ -113,11 +113,35 @@ def _number(name: str, default: float) -> float:
 def exempt_networks() -> tuple[str, ...]:
     """Networks, such as 192.0.2.0/24, whose hosts have no caps by domain and address: the operator's own, and those of
     hosters whose servers bear more."""
-    networks = tuple(re.split(r"[\s,]+", os.environ.get("CRAWLER_EXEMPT_NETWORKS", "").strip()))
+    return networks_of(os.environ.get("CRAWLER_EXEMPT_NETWORKS", ""), "CRAWLER_EXEMPT_NETWORKS")
+
+
+def allow_networks() -> tuple[str, ...]:
+    """Networks that are not public, or whose every port may be asked, and that are crawled all the same: the operator's
+    own (worker/egress.py)."""
+    return networks_of(os.environ.get("CRAWLER_ALLOW_NETWORKS", ""), "CRAWLER_ALLOW_NETWORKS")
+
+
+def networks_of(text: str, origin: str) -> tuple[str, ...]:
+    """The networks in a text, separated by spaces or commas. Raises SettingInvalidError, which names the `origin`."""
     try:
-        return tuple(str(ipaddress.ip_network(network)) for network in networks if network)
+        return tuple(str(ipaddress.ip_network(network)) for network in re.split(r"[\s,]+", text.strip()) if network)
     except ValueError as error:
-        raise SettingInvalidError(f"CRAWLER_EXEMPT_NETWORKS: {error}; write networks as 192.0.2.0/24") from None
+        raise SettingInvalidError(f"{origin}: {error}; write networks as 192.0.2.0/24") from None
+
+
+def allow_ports() -> tuple[range, ...]:
+    """Ports that may be asked besides 80 and 443 (worker/egress.py)."""
+    given = os.environ.get("CRAWLER_ALLOW_PORTS", "")
+    found = []
+    for part in re.split(r"[\s,]+", given.strip()):
+        first, dash, last = part.partition("-")
+        numbers = [int(number) for number in (first, last if dash else first) if re.fullmatch("[0-9]{1,5}", number)]
+        if part and (len(numbers) < 2 or not 1 <= numbers[0] <= numbers[1] <= 65535):
+            raise SettingInvalidError(f"CRAWLER_ALLOW_PORTS: {part!r} is no port; write ports as 8443, 8000-8999")
+        if part:
+            found.append(range(numbers[0], numbers[1] + 1))
+    return tuple(found)
 
 
 def caps_loopback() -> bool:

@@ -126,6 +126,13 @@ def origin_of(url: str) -> str:
     return "/".join(url.split("/", 3)[:3])
 
 
+def name_and_port_of(url: str) -> tuple[str, int]:
+    """The host's name, or its address without brackets, and the port of a normalised URL, or of its origin."""
+    scheme, _, host = url.split("/", 3)[:3]
+    name, _, port = host.rpartition(":") if host[-1] != "]" and ":" in host else (host, "", "")
+    return name.strip("[]"), int(port or (443 if scheme == "https:" else 80))
+
+
 def path_of(url: str) -> str:
     """Path and query of a normalised URL, as sent in a request line."""
     return "/" + url.split("/", 3)[3]

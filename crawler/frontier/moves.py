@@ -42,7 +42,7 @@ _BEFORE_CAUSES: dict[Cause, sa.ColumnElement[bool]] = {
 def caused(*causes: Cause) -> sa.ColumnElement[bool]:
     """Whether a URL is excluded by one of `causes`."""
     texts = (_BEFORE_CAUSES[cause] for cause in causes if cause in _BEFORE_CAUSES)
-    by_text = sa.and_(urls.c.cause.is_(None), sa.or_(*texts))
+    by_text = sa.and_(urls.c.cause.is_(None), sa.or_(sa.false(), *texts))
     return sa.and_(urls.c.state == "excluded", sa.or_(urls.c.cause.in_(causes), by_text))
 
 

@@ -90,9 +90,10 @@ def _has_depth(tx: Connection, job_id: int) -> bool:
 
 
 def retry(ledger: Ledger, job: str, reason: str | None, now: float, shown: Shown = _silent) -> int:
-    """Queue the failed URLs of `job` again whose reason contains `reason`, and what was kept out of sections that are
-    closed as traps for such a reason; returns how many there were. If there are any, the job runs again and its hosts
-    that were given up are tried again."""
+    """Queue the failed URLs of `job` again whose reason contains `reason`; where one is given, also those that no
+    worker was allowed to connect to, and what was kept out of sections that are closed as traps for such a reason.
+    Returns how many there were. If there are any, the job runs again and its hosts that were given up are tried
+    again."""
     with ledger.transaction() as tx:
         job_id = job_id_of(tx, job)
         sweeps.replace(tx, sweeps.of_job(job_id), "retry", now)

@@ -78,9 +78,14 @@ def _queued_again(cause: Cause) -> sa.ColumnElement[bool]:
     return sa.or_(moves.caused(cause), moves.UNEXPANDED)
 
 
-def _failed(text: str | None) -> sa.ColumnElement[bool]:
+def _to_retry(text: str | None) -> sa.ColumnElement[bool]:
+    """What failed; where a person names a reason, also what no worker was allowed to connect to: the inventory may
+    allow it by now."""
     failed = urls.c.state == "failed"
-    return sa.and_(failed, urls.c.reason.contains(text, autoescape=True)) if text else failed
+    if not text:
+        return failed
+    refused = moves.caused(Cause.ADDRESS, Cause.PORT)
+    return sa.and_(sa.or_(failed, refused), urls.c.reason.contains(text, autoescape=True))
 
 
 BUDGETS = (Cause.MAX_PAGES, Cause.MAX_PAGES_PER_HOST, Cause.MAX_PAGES_PER_DOMAIN, Cause.MAX_PAGES_PER_PREFIX)
@@ -89,7 +94,7 @@ BUDGETS = (Cause.MAX_PAGES, Cause.MAX_PAGES_PER_HOST, Cause.MAX_PAGES_PER_DOMAIN
 QUEUES: dict[str, Callable[[str | None], sa.ColumnElement[bool]]] = {
     "resume": lambda _: _queued_again(Cause.CANCELLED),
     "unblock": lambda _: _queued_again(Cause.BLOCKED),
-    "retry": _failed,
+    "retry": _to_retry,
     "widen": lambda _: moves.caused(*BUDGETS),
     "deepen": lambda _: moves.UNEXPANDED,
 }

@@ -17,6 +17,7 @@ from crawler.processes import heartbeat, systemd
 from crawler.processes.app import app
 from crawler.processes.hold_sender import HoldSender
 from crawler.processes.queues import FETCH, send
+from crawler.worker import egress
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import FLOOR_BYTES, Archive
 from crawler.worker.batch import fetch_batch
@@ -29,6 +30,7 @@ log = get_task_logger(__name__)
 _known_links = KnownLinks()
 """What this process has sent."""
 _active = ActiveBatches()
+_egress = egress.of_process()  # a setting that cannot be used ends the process as it begins, not each batch
 _holding = Holding()
 LINKS_SIZE = 2_000_000
 """Characters of links in a message at most."""
@@ -69,7 +71,7 @@ def fetch(self: Task, message: dict[str, Any]) -> None:
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
     with PLACES_OF_PROCESS.share() as share, _active.batch(batch.lease) as told, contextlib.ExitStack() as stack:
         stop = told if redelivered else stack.enter_context(_holding.hold(batch, told))
-        with Client(settings.user_agent(), kind=batch.job.client) as client:
+        with Client(settings.user_agent(), kind=batch.job.client, egress=_egress) as client:
             report = fetch_batch(
                 batch,
                 client,

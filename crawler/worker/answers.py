@@ -10,7 +10,7 @@ from crawler import settings, urls
 from crawler.messages import BackOff, Batch, Cause, Outcome, Report, Retry, Target, UrlResult
 from crawler.worker import encoding, extract, fetch, parse, retry_after
 from crawler.worker.archive import Archive, Earlier
-from crawler.worker.fetch_errors import FetchError, UnwantedError, readable
+from crawler.worker.fetch_errors import FetchError, RefusedError, UnwantedError, readable
 from crawler.worker.found_links import FoundLinks
 from crawler.worker.memory import LARGE_LINKS, Share
 from crawler.worker.paced_client import PacedClient
@@ -64,7 +64,9 @@ class AnswerReader:
 
     def failed(self, target: Target, error: FetchError) -> None:
         """Note that no usable answer came, and that this is the URL's own failure."""
-        if isinstance(error, UnwantedError):
+        if isinstance(error, RefusedError):
+            self.finish(target, "excluded", error.reason, error.cause)
+        elif isinstance(error, UnwantedError):
             self.finish(target, "failed", error.reason, error.cause)
         else:
             self._report.retries.append(Retry(url=target.url, reason=error.reason, cause=error.cause))

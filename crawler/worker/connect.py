@@ -1,4 +1,6 @@
-"""A connection to a host: its addresses looked up and remembered, the first one that answers taken, TLS spoken.
+"""A connection to a host: its addresses looked up, judged and remembered, the first one that answers taken, TLS spoken.
+
+An address that was judged (egress.py) is the one that is connected to: no name is looked up a second time in between.
 
 Source: RFC 8305 (happy eyeballs), RFC 8446, section 2.2 (resumption)
 """
@@ -17,6 +19,7 @@ from gevent import socket
 from gevent.queue import Empty, Queue
 
 from crawler import limits
+from crawler.worker.egress import Egress, Refusal
 from crawler.worker.fetch_errors import ConnectError, DNSError, HungUpError, TimedOutError, TLSError
 
 LOOKUPS = 100
@@ -33,8 +36,8 @@ MAX_ADDRESSES = 6
 
 Address = tuple[int, Any]
 """Family and socket address."""
-_addresses: dict[tuple[str, int], tuple[float, list[Address]]] = {}
-"""By name and port: until when they count, and in which order they are tried."""
+_addresses: dict[tuple[Egress, str, int], tuple[float, list[Address] | Refusal]] = {}
+"""By name and port: until when they count, and in which order they are tried; or why none of them is."""
 _sessions: dict[tuple[ssl.SSLContext, str, int], ssl.SSLSession] = {}
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -64,17 +67,23 @@ def tls_context() -> ssl.SSLContext:
     return _CONTEXT
 
 
-def connect(name: str, port: int, context: ssl.SSLContext | None) -> Any:
+def connect(name: str, port: int, context: ssl.SSLContext | None, egress: Egress) -> Any:
     """A gevent socket to a host, over TLS where there is a `context`. Raises FetchError."""
-    addresses = _look_up(name, port)
+    sock = open_socket(name, port, egress)
+    return sock if context is None else _secured(sock, context, name, port)
+
+
+def open_socket(name: str, port: int, egress: Egress) -> Any:
+    """A gevent socket to one of the addresses of a host that `egress` allows. Raises FetchError: RefusedError where
+    there is none."""
+    addresses = look_up(name, port, egress)
     try:
-        sock = _open(addresses[0]) if len(addresses) == 1 else _race(addresses)
+        return _open(addresses[0]) if len(addresses) == 1 else _race(addresses, _open)
     except OSError as error:
-        _addresses.pop((name, port), None)
+        _addresses.pop((egress, name, port), None)
         if isinstance(error, TimeoutError):
             raise ConnectError(f"no connection within {limits.CONNECT:g} s") from None
         raise ConnectError(f"Failed to establish a new connection: {error}") from None
-    return sock if context is None else _secured(sock, context, name, port)
 
 
 def _secured(sock: Any, context: ssl.SSLContext, name: str, port: int) -> Any:
@@ -101,18 +110,34 @@ def remember_session(sock: Any, context: ssl.SSLContext, name: str, port: int) -
         _keep(_sessions, (context, name, port), sock.session, MAX_SESSIONS)
 
 
-def _look_up(name: str, port: int) -> list[Address]:
-    until, addresses = _addresses.get((name, port), (0.0, []))
+def look_up(name: str, port: int, egress: Egress) -> list[Address]:
+    """The addresses of a host that may be connected to, in the order in which they are tried. Raises DNSError, or
+    RefusedError where there is none."""
+    until, judged = _addresses.get((egress, name, port), (0.0, []))
     now = time.monotonic()
-    if until > now:
-        return addresses
+    if until <= now:
+        egress.check_port(port)
+        judged = _judged(found(name, port), port, egress)
+        _keep(_addresses, (egress, name, port), (now + REMEMBERED, judged), MAX_NAMES)
+    if isinstance(judged, Refusal):
+        raise judged.error()
+    return judged
+
+
+def found(name: str, port: int) -> list[Address]:
+    """All addresses of a host, as the resolver gives them. Raises DNSError."""
     try:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise DNSError(f"Failed to resolve {name!r} ({error})") from None
-    addresses = interleaved([(family, address) for family, _, _, _, address in found])[:MAX_ADDRESSES]
-    _keep(_addresses, (name, port), (now + REMEMBERED, addresses), MAX_NAMES)
-    return addresses
+    return [(family, address) for family, _, _, _, address in answers]
+
+
+def _judged(addresses: list[Address], port: int, egress: Egress) -> list[Address] | Refusal:
+    """Those of a host's addresses that may be connected to; why none may be."""
+    refusals = [egress.refusal(where[0], port) for _, where in addresses]
+    allowed = [address for address, refusal in zip(addresses, refusals, strict=True) if refusal is None]
+    return interleaved(allowed)[:MAX_ADDRESSES] if allowed else next(filter(None, refusals))
 
 
 def interleaved(addresses: list[Address]) -> list[Address]:
@@ -141,7 +166,7 @@ def _open(address: Address) -> Any:
     return sock
 
 
-def _race(addresses: list[Address], open_one: Callable[[Address], Any] = _open) -> Any:
+def _race(addresses: list[Address], open_one: Callable[[Address], Any]) -> Any:
     """The first connection of those to `addresses`, each begun STAGGER seconds after the one before, or as soon as that
     has failed. Raises the last one's OSError if all fail."""
     outcomes: Queue = Queue()

@@ -19,6 +19,7 @@ from crawler import limits
 from crawler.worker import content_coding, sniff
 from crawler.worker.clock import Deadline
 from crawler.worker.connect import LOOKUPS, tls_context
+from crawler.worker.egress import Egress, of_process
 from crawler.worker.fetch_errors import FetchError, HungUpError, MalformedError, TooLargeError
 from crawler.worker.http1 import Connections
 from crawler.worker.transport import Answer, Headers, Transport
@@ -96,11 +97,13 @@ class Client:
     context: ssl.SSLContext = field(default_factory=tls_context)
     kind: Literal["own", "requests"] = "own"
     """Which transport: see Job.client."""
+    egress: Egress = field(default_factory=of_process)
+    """Where it may connect to."""
 
     def __post_init__(self) -> None:
         lookups = gevent.get_hub().threadpool
         lookups.maxsize = max(lookups.maxsize, LOOKUPS)
-        self._transport = _transport(self.kind, self.context)
+        self._transport = _transport(self.kind, self.context, self.egress)
         self._headers = {
             "User-Agent": self.user_agent,
             "Accept": "text/html,application/xhtml+xml,*/*;q=0.5",
@@ -171,12 +174,12 @@ class Client:
 _NO_HEADERS = Headers()
 
 
-def _transport(kind: str, context: ssl.SSLContext) -> Transport:
+def _transport(kind: str, context: ssl.SSLContext, egress: Egress) -> Transport:
     if kind == "requests":
         from crawler.worker.requests_transport import RequestsTransport  # 15 MB of memory, for the jobs that want it
 
-        return RequestsTransport(context)
-    return Connections(context)
+        return RequestsTransport(context, egress)
+    return Connections(context, egress)
 
 
 def _read(answer: Answer, response: Response, wanted: _Wanted) -> None:

@@ -22,6 +22,14 @@ class FetchError(Exception):
         self.reason = readable(reason)
 
 
+class RefusedError(FetchError):
+    """Our own rules do not let us connect there (egress.py): nobody was asked, and nothing is wrong with the host."""
+
+    def __init__(self, reason: str, cause: Cause) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
 class UnreachableError(FetchError):
     """The host could not be found or reached. This may be true of one port, or one name, of a site that is alive."""
 

@@ -16,6 +16,7 @@ import gevent
 from crawler import limits, urls
 from crawler.worker import connect
 from crawler.worker.clock import Deadline
+from crawler.worker.egress import Egress
 from crawler.worker.fetch_errors import (
     FetchError,
     HungUpError,
@@ -41,8 +42,8 @@ _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;|$)")
 class Connections:
     """Those of one batch: one, kept alive, to each origin."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+    def __init__(self, context: ssl.SSLContext, egress: Egress) -> None:
+        self._context, self._egress = context, egress
         self._idle: dict[str, _Stream] = {}
         self.opened = 0
 
@@ -75,11 +76,9 @@ class Connections:
         self._idle.clear()
 
     def _open(self, origin: str) -> _Stream:
-        scheme, _, host = origin.split("/", 2)
-        secure = scheme == "https:"
-        name, _, port = host.rpartition(":") if host[-1] != "]" and ":" in host else (host, "", "")
+        context = self._context if origin.startswith("https:") else None
         self.opened += 1
-        return _Stream(name.strip("[]"), int(port or (443 if secure else 80)), self._context if secure else None)
+        return _Stream(*urls.name_and_port_of(origin), context, self._egress)
 
 
 def _one_line(value: str) -> str:
@@ -96,8 +95,8 @@ class _Stream:
 
     SIZE, TURN = 64 * 1024, 3
 
-    def __init__(self, name: str, port: int, context: ssl.SSLContext | None) -> None:
-        self._sock = connect.connect(name, port, context)
+    def __init__(self, name: str, port: int, context: ssl.SSLContext | None, egress: Egress) -> None:
+        self._sock = connect.connect(name, port, context, egress)
         self._target = (context, name, port)
         self._sock.settimeout(limits.READ)
         try:

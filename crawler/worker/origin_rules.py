@@ -8,7 +8,7 @@ from crawler import settings, urls
 from crawler.messages import BackOff, Batch, Cause, Report, RobotsFile
 from crawler.worker import retry_after, robots
 from crawler.worker.fetch import Response
-from crawler.worker.fetch_errors import FetchError
+from crawler.worker.fetch_errors import FetchError, RefusedError
 from crawler.worker.found_links import FoundLinks
 from crawler.worker.paced_client import PacedClient
 
@@ -25,13 +25,18 @@ class OriginRules:
     def __init__(self, batch: Batch, client: PacedClient, links: FoundLinks, report: Report) -> None:
         self._batch, self._client, self._links, self._report = batch, client, links, report
         self._rules: dict[str, robots.Rules] = {}
+        self._refused: dict[str, RefusedError] = {}
+        """Origins whose robots.txt is at an address, or a port, that we do not connect to."""
         for origin, file in batch.robots.items():  # all of them count for the delay, whichever is asked
             self._take(origin, file)
 
     def of(self, url: str) -> robots.Rules | None:
-        """The rules of `url`'s origin, fetched if no fresh copy came with the batch. None: no time to fetch them."""
+        """The rules of `url`'s origin, fetched if no fresh copy came with the batch. None: no time to fetch them.
+        Raises RefusedError where they are, or redirect to, where we do not connect: nobody can say what is allowed."""
         origin = urls.origin_of(url)
         if not self._is_known(origin):
+            if origin in self._refused:
+                raise self._refused[origin].with_traceback(None)
             file = self._fetch(origin)
             if file is None:
                 return None
@@ -63,6 +68,10 @@ class OriginRules:
                 return None
             try:
                 response = self._client.ask_now(url, max_body=robots.MAX_BYTES, truncate=True)
+            except RefusedError as error:
+                reason = f"robots.txt: {error.reason}" if hop else error.reason
+                self._refused[origin] = RefusedError(reason, error.cause)
+                raise self._refused[origin] from None
             except FetchError as error:
                 return self._unreachable(f"robots.txt: {error.reason}")
             if not response.location:

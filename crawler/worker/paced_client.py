@@ -10,7 +10,7 @@ from crawler import limits
 from crawler.messages import Batch, Report, Request
 from crawler.worker import fetch
 from crawler.worker.archive import Archive
-from crawler.worker.fetch_errors import FetchError, StaleConnectionError
+from crawler.worker.fetch_errors import FetchError, RefusedError, StaleConnectionError
 
 
 class Stop(Protocol):
@@ -75,8 +75,9 @@ class PacedClient:
             return self.ask_now(url, **options) if self.may_ask() else None
 
     def ask_now(self, url: str, **options: Any) -> fetch.Response:
-        """Fetch, and note it: the delay is counted from the moment the host was done with us."""
-        asked_at = self.now()
+        """Fetch, and note it: the delay is counted from the moment the host was done with us. Where we do not connect
+        to, nobody was asked."""
+        asked_at, is_request = self.now(), True
         entry = Request(url=url, at=asked_at, seconds=0)
         try:
             response = self._client.get(url, **options)
@@ -86,8 +87,10 @@ class PacedClient:
         except FetchError as error:
             entry.reason = error.reason
             self.answers += error.answered
+            is_request = not isinstance(error, RefusedError)
             raise
         finally:
-            self._last_request = self.now()
-            entry.seconds = round(self._last_request - asked_at, 4)
-            self._report.requests.append(entry)
+            if is_request:
+                self._last_request = self.now()
+                entry.seconds = round(self._last_request - asked_at, 4)
+                self._report.requests.append(entry)

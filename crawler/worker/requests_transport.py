@@ -5,7 +5,8 @@ followed. Every limit of time and size holds, for it is kept around the library:
 http.client reads by itself cannot be counted from outside, and is bounded by the deadline alone: interim answers and
 trailers. Of the interim answers it knows 100 Continue; another, such as 103 Early Hints, it takes for the final answer.
 What a server sends beyond its answer's end is noticed
-only where it arrives by itself. There are no happy eyeballs, no memory of addresses and no resumption of TLS sessions.
+only where it arrives by itself. There is no resumption of TLS sessions. Sockets are connect.py's, so that an address is
+judged, and the judged one is connected to; TLS and the name that it verifies are the library's. No proxy is used.
 """
 
 from __future__ import annotations
@@ -25,19 +26,13 @@ from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import (
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    ReadTimeoutError,
-)
+from urllib3.exceptions import MaxRetryError, ProtocolError, ReadTimeoutError
 
 from crawler import limits, urls
+from crawler.worker import connect
 from crawler.worker.clock import Deadline
+from crawler.worker.egress import Egress
 from crawler.worker.fetch_errors import (
-    ConnectError,
-    DNSError,
     FetchError,
     HungUpError,
     MalformedError,
@@ -59,8 +54,8 @@ _deadline: contextvars.ContextVar[Deadline] = contextvars.ContextVar("deadline")
 class RequestsTransport:
     """See transport.Transport."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._adapter = _Adapter(context)
+    def __init__(self, context: ssl.SSLContext, egress: Egress) -> None:
+        self._adapter = _Adapter(context, egress)
 
     @property
     def opened(self) -> int:
@@ -173,7 +168,15 @@ class _SocketReader(io.RawIOBase):
 
 
 class _HTTPConnection(HTTPConnection):
-    """One over which nothing is sent too late, and whose answers are read through _SocketReader."""
+    """One to an address that was judged, over which nothing is sent too late, and whose answers are read through
+    _SocketReader."""
+
+    def __init__(self, *args: Any, egress: Egress, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._egress = egress
+
+    def _new_conn(self) -> Any:
+        return connect.open_socket(self.host, self.port, self._egress)
 
     def connect(self) -> None:
         super().connect()
@@ -181,11 +184,8 @@ class _HTTPConnection(HTTPConnection):
         self.sock: Any = _Socket(self.sock)
 
 
-class _HTTPSConnection(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _deadline.get().check_sending()
-        self.sock: Any = _Socket(self.sock)
+class _HTTPSConnection(_HTTPConnection, HTTPSConnection):
+    """Likewise."""
 
 
 class _HTTPPool(HTTPConnectionPool):
@@ -200,8 +200,8 @@ class _Adapter(HTTPAdapter):
     """requests' adapter without what only other uses need: cookies, certificates by request, and pools found anew for
     each request. URLs are normalised."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+    def __init__(self, context: ssl.SSLContext, egress: Egress) -> None:
+        self._context, self._egress = context, egress
         self.pools: dict[str, HTTPConnectionPool] = {}
         """By origin."""
         super().__init__(pool_connections=4, pool_maxsize=1)
@@ -222,6 +222,7 @@ class _Adapter(HTTPAdapter):
         origin = urls.origin_of(request.url)
         if origin not in self.pools:
             pool: Any = super().get_connection_with_tls_context(request, *args, **kwargs)
+            pool.conn_kw["egress"] = self._egress
             self.pools[origin] = pool
         return self.pools[origin]
 
@@ -242,15 +243,11 @@ def _from_library(error: Exception, *, kept_connection: bool) -> FetchError:
     """
     if isinstance(error, requests.exceptions.SSLError):
         return TLSError(f"TLS: {_innermost(error)}")
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return ConnectError(f"no connection within {limits.CONNECT:g} s")
     if isinstance(error, requests.exceptions.ReadTimeout | ReadTimeoutError):
         return TimedOutError(f"silent for {limits.READ:g} s")
     cut = next((part for part in error.args if isinstance(part, http.client.IncompleteRead)), None)
     reason = f"body cut off: {cut}" if cut else _innermost(error)
     inner = error.args[0] if isinstance(error, requests.exceptions.ConnectionError) and error.args else error
-    if isinstance(inner, MaxRetryError) and isinstance(inner.reason, NewConnectionError):
-        return DNSError(reason) if isinstance(inner.reason, NameResolutionError) else ConnectError(reason)
     if _hung_up(inner):
         before_the_answer = inner is not error
         return StaleConnectionError(reason) if kept_connection and before_the_answer else HungUpError(reason)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
-from website import Site
+from website import NETWORKS, Site
+
+os.environ["CRAWLER_ALLOW_NETWORKS"] = NETWORKS  # also for the commands that tests run
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from testinfra.host import Host
 ROOT = Path(__file__).resolve().parents[2]
 # As in inventory/*/group_vars/all.yml:
 CONTACT = "https://example.org/demo-crawler"
-EXEMPT_NETWORKS = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
+NETWORKS = "10.0.0.0/8 172.16.0.0/12 192.168.0.0/16 fc00::/7"
 UNITS = "crawler-worker@* crawler-recorder@* crawler-scheduler.service"
 
 
@@ -108,8 +108,9 @@ class Fleet:
         job = shlex.quote((ROOT / "molecule" / "job.yml").read_text())
         command = "/opt/crawler/current/venv/bin/python -m crawler.seed --local --job job.yml -o pages.jsonl"
         script = f"cd $(mktemp -d) && echo {job} > job.yml && {command} {' '.join(options)} >&2 && cat pages.jsonl"
-        told = (f"CRAWLER_CONTACT={CONTACT}", f"CRAWLER_EXEMPT_NETWORKS={EXEMPT_NETWORKS}")
-        crawled = host.check_output("env %s %s runuser -u crawler -- sh -c %s", *told, script)
+        told = [f"CRAWLER_{name}={NETWORKS}" for name in ("EXEMPT_NETWORKS", "ALLOW_NETWORKS")]
+        told.append(f"CRAWLER_CONTACT={CONTACT}")
+        crawled = host.check_output("env %s %s %s runuser -u crawler -- sh -c %s", *told, script)
         return by_site(row for row in json_lines(crawled) if row["state"] == "done")
 
     def status(self) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import pytest
 import yaml
-from website import Site
+from website import NETWORKS, Site
 
 from crawler.frontier import status
 from crawler.frontier.ledger import Ledger
@@ -104,6 +104,7 @@ class Processes:
         return os.environ | {
             "CRAWLER_BROKER_URL": BROKER.format(user),
             "CRAWLER_DATABASE_URL": self._services.database,
+            "CRAWLER_ALLOW_NETWORKS": NETWORKS,
             "CRAWLER_CONTACT": f"mailto:{name}@example.org",
             "CRAWLER_HOST": "here",
             "CRAWLER_STATE_DIR": str(self._folder),

@@ -53,6 +53,23 @@ def test_no_contact_address(tmp_path: Path, contact: str, reason: str) -> None:
     assert "ansible-playbook deploy.yml -e crawler_contact=you@example.org" in said
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (
+            '{"crawler_allow_networks": ["10.0.0.0/8", "10.0.0.1/8"]}',
+            "networks: 10.0.0.1/8 has host bits",
+        ),
+        ('{"crawler_allow_networks": "10.0.0.1/8"}', "networks: 10.0.0.1/8 has host bits"),
+        ('{"crawler_allow_ports": "8443 https"}', "crawler_allow_ports: 'https' is no port; write ports as 8443"),
+    ],
+)
+def test_networks_and_ports_that_do_not_exist(tmp_path: Path, given: str, reason: str) -> None:
+    said = play(tmp_path, ONE_HOST, "deploy.yml", "crawler_contact=you@example.org", given)
+    assert reason in said
+    assert "and type: ansible-playbook deploy.yml" in said
+
+
 @pytest.mark.parametrize("playbook", ["deploy.yml", "scale.yml"])
 @pytest.mark.parametrize("workers", ["0", "-1", "abc", "2.5", "100000", "101"])
 def test_a_number_of_workers_that_makes_no_sense(tmp_path: Path, playbook: str, workers: str) -> None:

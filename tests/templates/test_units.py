@@ -10,12 +10,15 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import yaml
 
 from crawler import cli, settings
 from crawler.frontier import caps
 
+ROOT = Path(__file__).parents[2]
 Render = Callable[..., str]
 SERVICES = {
     "crawler-worker@.service": "worker",
@@ -196,6 +199,29 @@ def test_the_frontier_s_processes_are_told_the_same_caps(
         assert told.domain == caps.Cap(*settings.CAPS["domain"])  # the role's defaults and the program's agree
         assert told.address == (caps.Cap(2, 1.5) if more else caps.Cap(*settings.CAPS["address"]))
         assert [str(network) for network in told.exempt] == [*networks, *caps.LOOPBACK]
+
+
+def test_a_worker_is_told_where_it_may_connect_to(
+    render: Render, evaluate: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the inventory's variables by the playbooks' and the role's to what the program makes of them."""
+    derived = yaml.safe_load((ROOT / "playbooks/group_vars/all.yml").read_text())
+    for given, networks, ports in (
+        ({}, (), ()),
+        ({"crawler_allow_ports": 8443, "crawler_allow_networks": "10.0.0.0/8"}, ("10.0.0.0/8",), (range(8443, 8444),)),
+        (
+            {"crawler_allow_networks": ["10.0.0.0/8", "fd00::/8"], "crawler_allow_ports": "8443, 8000-8999"},
+            ("10.0.0.0/8", "fd00::/8"),
+            (range(8443, 8444), range(8000, 9000)),
+        ),
+    ):
+        names = ("worker_allow_networks", "worker_allow_ports")
+        of_role = {name: evaluate(derived[name], **given) for name in names}
+        for line in re.findall(
+            r"^Environment=(.*)$", render("worker", "crawler-worker@.service.j2", **of_role), re.MULTILINE
+        ):
+            monkeypatch.setenv(*line.split("="))
+        assert (settings.allow_networks(), settings.allow_ports()) == (networks, ports)
 
 
 def test_the_scheduler_is_told_for_how_long_requests_are_kept(render: Render) -> None:

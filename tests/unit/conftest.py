@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from website import Site
+from website import NETWORKS, Site
 
 from crawler.frontier.ledger import Ledger
 from crawler.worker import parse
+
+os.environ["CRAWLER_ALLOW_NETWORKS"] = NETWORKS  # also for the processes that tests start
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from gevent.event import Event
 from warcio.archiveiterator import ArchiveIterator
 from website import Answer, Site
@@ -16,7 +17,7 @@ from website import Answer, Site
 from crawler import local
 from crawler.frontier import export, status, traps
 from crawler.frontier.ledger import Ledger
-from crawler.frontier.schema import urls
+from crawler.frontier.schema import hosts, urls
 from crawler.job import Job
 from crawler.messages import Admission, Cause
 from crawler.worker import extract
@@ -51,6 +52,27 @@ def test_every_page_done_is_in_the_archive_where_the_ledger_says(site: Site, led
             assert record.rec_headers["WARC-IP-Address"] == "127.0.0.1"
             assert len(record.content_stream().read()) == row["bytes"]
     assert all(row["warc_file"] is None for row in rows if row["state"] != "done")
+
+
+def test_a_web_that_leads_inward_is_crawled_to_its_end(site: Site, ledger: Ledger) -> None:
+    """Its host is not taken for one that fails, and nothing is asked for twice."""
+    site.pages["/"] = Answer(f"<a href='{site.url}/to'>x</a><a href='http://169.254.169.254/x'>y</a><a href='/3'>z</a>")
+    site.pages["/to"] = Answer("", 302, {"Location": "http://10.0.0.1/"})
+    site.pages["/3"] = Answer("x")
+    rows = crawled(site, ledger, None, robots=True, scope={"kind": "any"})
+    became = {row["url"].removeprefix(site.url): (row["state"], row["cause"], row["reason"]) for row in rows}
+    assert became == {
+        "/": ("done", None, None),
+        "/3": ("done", None, None),
+        "/to": ("excluded", Cause.REDIRECT, "redirect to http://10.0.0.1/"),
+        "http://10.0.0.1/": ("excluded", Cause.ADDRESS, "address not public: 10.0.0.1"),
+        "http://169.254.169.254/x": ("excluded", Cause.ADDRESS, "address not public: 169.254.169.254"),
+    }
+    with ledger.transaction() as tx:
+        for host in tx.execute(sa.select(hosts)):
+            assert (host.failures, host.failure, host.given_up_at) == (0, None, None), host
+    (job,) = status.snapshots(ledger, 0, recount=True)
+    assert (job["state"], job["counts"]) == ("done", job["recounted"])
 
 
 def test_a_visit_that_finds_nothing_new_is_a_revisit_record(site: Site, ledger: Ledger, tmp_path: Path) -> None:

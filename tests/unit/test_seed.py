@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from test_progress import snapshot
 from website import Site
 
 from crawler import seed
-from crawler.job import Job
+from crawler.job import Job, JobError
 from crawler.messages import Admission
+from crawler.worker import connect
+from crawler.worker.egress import Egress
 
 ROOT = Path(__file__).parents[2]
 SITE = "http://a.test"
@@ -213,6 +216,7 @@ def test_scope_prefix_means_the_seeds_folders(broker: FakeBroker, job_file: Path
         ([f"{SITE}/", "--name", "../x"], "name: String should match"),
         ([f"{SITE}/", "--name", ""], "name: String should match"),
         ([f"{SITE}/", "-o", "x"], "-o needs --local"),
+        ([f"{SITE}/", "--allow-network", "10.0.0.0/8"], "set crawler_allow_networks in the inventory"),
         ([f"{SITE}/", "--workers", "5"], "ansible-playbook scale.yml -e workers=5"),
         (["-", "--scope", "prefix"], "--scope prefix needs its seeds on the command line"),
         (["nonsense", "--scope", "prefix"], "nonsense: not a URL"),
@@ -506,6 +510,67 @@ def test_files_that_cannot_be_used_are_named(site: Site, tmp_path: Path, argumen
     assert run.returncode == 1
     assert complaint in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_site_of_one_s_own_is_crawled_with_the_option_that_the_refusal_names(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CRAWLER_ALLOW_NETWORKS")
+    site.tree(3)
+    refused = crawled_here(tmp_path, f"{site.url}/")
+    told = " ".join(refused.stderr.split())
+    assert f"{site.url}/ will not be asked: 127.0.0.1 is no public address. If that network is yours, add:" in told
+    assert (refused.returncode, site.requests, list(tmp_path.iterdir())) == (2, [], [])
+    (option,) = re.findall("--allow-network [0-9.]+", told)
+    crawled = crawled_here(tmp_path, f"{site.url}/", *option.split(), "-o", "pages.jsonl")
+    assert crawled.returncode == 0, crawled.stderr
+    rows = [json.loads(line) for line in (tmp_path / "pages.jsonl").read_text().splitlines()]
+    assert [row["state"] for row in rows] == ["done"] * 3
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses", "remedy"),
+    [
+        ("http://own.test/", ["10.0.0.1", "fd00::1"], "own.test is 10.0.0.1, fd00::1, which is no public address. If"),
+        ("http://own.test/", ["10.0.0.1", "fd00::1"], "add: --allow-network 10.0.0.1 --allow-network fd00::1"),
+        ("http://own.test:8000/", ["127.0.0.1"], "add: --allow-network 127.0.0.1"),
+        ("http://own.test/", ["fe80::1%lo"], "add: --allow-network fe80::1"),
+        ("http://[::1]:8000/", ["::1"], "http://[::1]:8000/ will not be asked: ::1 is no public address. If"),
+        ("http://own.test:8000/", ["8.8.8.8", "10.0.0.1"], "port 8000 is not allowed. To allow it, set the "),
+        ("http://own.test:8000/", ["8.8.8.8"], "variable CRAWLER_ALLOW_PORTS=8000"),
+        ("http://own.test:8000/", [], "variable CRAWLER_ALLOW_PORTS=8000"),
+        ("http://own.test/", [], ""),
+        ("http://own.test/", ["8.8.8.8"], ""),
+        ("http://own.test/", ["8.8.8.8", "10.0.0.1"], ""),
+    ],
+)
+def test_what_a_seed_lacks_is_said_before_the_crawl(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str, addresses: list[str], remedy: str
+) -> None:
+    def getaddrinfo(name: str, port: int, **_: Any) -> list[Any]:
+        found = ["9.9.9.9"] if name == "public.test" else addresses
+        if not found:
+            raise OSError("Name or service not known")
+        return [(2, 1, 6, "", (address, port)) for address in found]
+
+    monkeypatch.setattr(connect, "_addresses", {})
+    monkeypatch.setattr(connect.socket, "getaddrinfo", getaddrinfo)
+    if remedy:
+        with pytest.raises(JobError, match=re.escape(remedy)):
+            seed._check_reach([url, url + "x"], Egress())
+    else:
+        seed._check_reach([url], Egress())
+    # A crawl that has something to do begins, and names what it leaves out.
+    seed._check_reach(["http://public.test/", url], Egress())
+    assert remedy in " ".join(capsys.readouterr().err.split())
+    seed._check_reach([], Egress())
+    seed._check_reach([f"http://{number}.test/" for number in range(seed.MAX_CHECKED + 1)], Egress())
+
+
+def test_a_network_that_is_none_is_refused(tmp_path: Path) -> None:
+    run = crawled_here(tmp_path, f"{SITE}/", "--allow-network", "10.0.0.1/8")
+    assert run.returncode == 2
+    assert "10.0.0.1/8 has host bits set; write a network as 192.0.2.0/24" in " ".join(run.stderr.split())
 
 
 def test_without_its_packages_the_remedy_is_told(tmp_path: Path) -> None:

@@ -75,6 +75,38 @@ def test_no_password_is_shown(url: str, shown: str) -> None:
     assert settings.without_password(url) == shown
 
 
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("", []),
+        ("8443", [8443]),
+        ("8000-8002, 8443", [8000, 8001, 8002, 8443]),
+        (" 1,65535 ", [1, 65535]),
+        ("80-80", [80]),
+    ],
+)
+def test_ports_that_may_be_asked(monkeypatch: pytest.MonkeyPatch, text: str, ports: list[int]) -> None:
+    monkeypatch.setenv("CRAWLER_ALLOW_PORTS", text)
+    assert [port for allowed in settings.allow_ports() for port in allowed] == ports
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "x", "8000-", "-8000", "9000-80", "1-2-3", "80:81", "\u0668", "100000"])
+def test_ports_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("CRAWLER_ALLOW_PORTS", text)
+    with pytest.raises(settings.SettingInvalidError, match=r"CRAWLER_ALLOW_PORTS: .*; write ports as 8443, 8000-8999"):
+        settings.allow_ports()
+
+
+def test_networks_that_may_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CRAWLER_ALLOW_NETWORKS", raising=False)
+    assert settings.allow_networks() == ()
+    monkeypatch.setenv("CRAWLER_ALLOW_NETWORKS", "10.0.0.0/8,fd00::/8 192.0.2.1")
+    assert settings.allow_networks() == ("10.0.0.0/8", "fd00::/8", "192.0.2.1/32")
+    monkeypatch.setenv("CRAWLER_ALLOW_NETWORKS", "10.0.0.1/8")
+    with pytest.raises(settings.SettingInvalidError, match=r"CRAWLER_ALLOW_NETWORKS: .*write networks as"):
+        settings.allow_networks()
+
+
 def test_the_user_agent_says_whom_to_write_to(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.user_agent().startswith("CrawlerFleet/")
     assert settings.user_agent().endswith(" (+no contact given)")

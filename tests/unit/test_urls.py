@@ -181,3 +181,18 @@ def test_without_patterns_nothing_is_taken_out() -> None:
 )
 def test_traps(path: str, reason: str | None) -> None:
     assert urls.trap("http://a.test" + path) == (reason and f"trap: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("url", "name_and_port"),
+    [
+        ("http://a.test/x:1", ("a.test", 80)),
+        ("https://a.test", ("a.test", 443)),
+        ("http://a.test:8080/", ("a.test", 8080)),
+        ("https://[::1]/", ("::1", 443)),
+        ("http://[::1]:8080", ("::1", 8080)),
+        ("http://127.0.0.1:81/?x=[y]:2", ("127.0.0.1", 81)),
+    ],
+)
+def test_name_and_port(url: str, name_and_port: tuple[str, int]) -> None:
+    assert urls.name_and_port_of(url) == name_and_port

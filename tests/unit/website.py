@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+NETWORKS = "127.0.0.0/8 ::1/128"
+"""Where the sites are: for CRAWLER_ALLOW_NETWORKS."""
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 

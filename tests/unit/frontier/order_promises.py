@@ -115,7 +115,13 @@ def test_retry_queues_failures_again(ledger: Ledger) -> None:
 
 # --- each order moves what it says, and nothing else ------------------------------------------------------------------
 
-OTHER_REASONS = {"robots": "robots.txt", "content_type": "content type image/png", "depth": "depth", "http": "HTTP 404"}
+OTHER_REASONS = {
+    "robots": "robots.txt",
+    "content_type": "content type image/png",
+    "depth": "depth",
+    "http": "HTTP 404",
+    "address": "address not public: 10.0.0.1",
+}
 
 
 def with_all_kinds(ledger: Ledger) -> None:
@@ -139,11 +145,11 @@ def test_resume_brings_back_what_cancel_dropped_and_nothing_else(ledger: Ledger)
     with_all_kinds(ledger)
     orders.block(ledger, "other.test", now=2)
     before = counts(ledger)
-    assert before == {"queued": 2, "excluded": 3, "failed": 1}
+    assert before == {"queued": 2, "excluded": 4, "failed": 1}
     assert orders.set_state(ledger, "j", "cancelled", now=3) == 2
     (job,) = status.snapshots(ledger, 4)
     assert (job["state"], job["finished_at"]) == ("cancelled", 3)
-    assert counts(ledger) == {"excluded": 5, "failed": 1}
+    assert counts(ledger) == {"excluded": 6, "failed": 1}
     assert orders.set_state(ledger, "j", "running", now=5) == 2
     assert counts(ledger) == before
     (job,) = status.snapshots(ledger, 6)
@@ -167,12 +173,20 @@ def test_retry_queues_failures_alone(ledger: Ledger) -> None:
     with_all_kinds(ledger)
     orders.set_state(ledger, "j", "cancelled", now=2)
     assert orders.retry(ledger, "j", None, now=3) == 1
-    assert counts(ledger) == {"queued": 1, "excluded": 5}
+    assert counts(ledger) == {"queued": 1, "excluded": 6}
     (job,) = status.snapshots(ledger, 4)
     assert (job["state"], job["finished_at"]) == ("running", None)
     (batch,) = lease(ledger, 1, now=10)
     assert [target.url for target in batch.targets] == [SITE + "/http"]
     assert next(status.pages(ledger, "j", [schema.urls.c.url == SITE + "/http"]))["attempts"] == 0
+
+
+def test_retry_with_its_reason_queues_what_no_worker_was_allowed_to_connect_to(ledger: Ledger) -> None:
+    with_all_kinds(ledger)
+    assert orders.retry(ledger, "j", "robots.txt", now=3) == 0
+    assert orders.retry(ledger, "j", "address not public", now=3) == 1
+    (queued,) = status.pages(ledger, "j", [schema.urls.c.url == SITE + "/address"])
+    assert (queued["state"], queued["cause"], queued["attempts"]) == ("queued", None, 0)
 
 
 def test_a_job_that_ends_says_when(ledger: Ledger) -> None:

@@ -21,6 +21,14 @@ def loaded_by(module: str) -> set[str]:
     return set(json.loads(run.stdout))
 
 
+def test_a_worker_with_a_setting_that_cannot_be_used_ends_as_it_begins() -> None:
+    environment = os.environ | {"CRAWLER_BROKER_URL": "memory://", "CRAWLER_ALLOW_NETWORKS": "10.0.0.1/8"}
+    code = "import crawler.processes.worker_tasks"
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "CRAWLER_ALLOW_NETWORKS: 10.0.0.1/8 has host bits set; write networks as 192.0.2.0/24" in run.stderr
+
+
 @pytest.mark.parametrize(
     ("module", "needs", "never"),
     [

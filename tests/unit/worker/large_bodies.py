@@ -20,9 +20,11 @@ from gevent.server import StreamServer
 from crawler.job import Job
 from crawler.messages import Batch, Target, encode
 from crawler.worker.batch import fetch_batch
+from crawler.worker.egress import from_settings
 from crawler.worker.fetch import Client
 from crawler.worker.memory import PLACES_OF_PROCESS
 
+HERE = from_settings(["127.0.0.0/8"])
 BODIES = {
     "blank": lambda: b"<urlset>" + b" " * 49_000_000 + b"<loc>http://127.0.0.1/x</loc></urlset>",
     "links": lambda: b"".join(b"<loc>http://127.0.0.1/%d%b</loc>" % (number, b"a" * 900) for number in range(50_000)),
@@ -53,7 +55,7 @@ def main(kind: str, hosts: int) -> None:
         target = Target(url=f"http://{host}/x", depth=0, sitemap=kind in ("blank", "links"))
         batch = Batch(lease="l", job=job, host=host, targets=[target], expires_at=time.time() + 300)
         while True:
-            with Client("x") as client, PLACES_OF_PROCESS.share() as share:
+            with Client("x", egress=HERE) as client, PLACES_OF_PROCESS.share() as share:
                 report = fetch_batch(batch, client, Event(), worker="w", share=share)
                 for part in report.parts(2_000_000):
                     encode(part)

@@ -16,10 +16,12 @@ import pytest
 from website import Answer, Site
 
 from crawler.worker import connect
+from crawler.worker.egress import from_settings
 from crawler.worker.fetch import Client
 from crawler.worker.fetch_errors import ConnectError, DNSError
 
 SIX, FOUR = socket.AF_INET6, socket.AF_INET
+HERE = from_settings(["127.0.0.0/8"])
 Address = connect.Address
 
 
@@ -104,18 +106,18 @@ def test_a_name_is_looked_up_once_a_minute(site: Site, monkeypatch: pytest.Monke
     clock = [time.monotonic()]
     monkeypatch.setattr(connect.time, "monotonic", lambda: clock[0])
     for _ in range(3):
-        connect.connect("living.test", port, None).close()
+        connect.connect("living.test", port, None, HERE).close()
     assert asked == ["living.test"]
     clock[0] += connect.REMEMBERED + 1
-    connect.connect("living.test", port, None).close()
+    connect.connect("living.test", port, None, HERE).close()
     assert asked == ["living.test"] * 2
     for _ in range(2):  # a failure is not remembered
         with pytest.raises(DNSError, match=r"dead\.test"):
-            connect.connect("dead.test", port, None)
+            connect.connect("dead.test", port, None, HERE)
     assert asked[2:] == ["dead.test"] * 2
     with pytest.raises(ConnectError):
-        connect.connect("living.test", 1, None)
-    assert ("living.test", 1) not in connect._addresses  # may have moved
+        connect.connect("living.test", 1, None, HERE)
+    assert (HERE, "living.test", 1) not in connect._addresses  # may have moved
 
 
 def test_what_is_remembered_has_a_bound() -> None:

@@ -33,8 +33,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("-addext", "keyUsage=critical,keyCertSign", "-keyout", "ca.key", "-out", "ca.pem"),
     )
     openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=site", "-keyout", "site.key", "-out", "site.csr")
-    for name, address in (("site", "127.0.0.1"), ("other", "192.0.2.1")):
-        (folder / "names").write_text(f"subjectAltName=IP:{address}\n")
+    for name, known_as in (("site", "IP:127.0.0.1"), ("other", "IP:192.0.2.1"), ("named", "DNS:site.test")):
+        (folder / "names").write_text(f"subjectAltName={known_as}\n")
         openssl(
             *("x509", "-req", "-in", "site.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
             *("-days", "2", "-extfile", "names", "-out", f"{name}.pem"),
@@ -101,6 +101,22 @@ def test_a_certificate_for_another_name_is_refused(site: Site, authority: Path, 
     with Client("x", trusting(authority), kind) as client, pytest.raises(TLSError, match=r"mismatch|not valid for"):
         client.get(f"https://{site.host}/", max_body=1000)
     assert site.paths == []
+
+
+def test_a_name_s_certificate_is_verified_by_the_name_not_the_address(
+    site: Site, authority: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes to the address that was judged; TLS is told the name (SNI), and verifies it."""
+    real = connect.socket.getaddrinfo
+    monkeypatch.setattr(connect.socket, "getaddrinfo", lambda _, port, **options: real("127.0.0.1", port, **options))
+    site.speak_tls(authority / "named.pem", authority / "site.key")
+    port = site.host.rpartition(":")[2]
+    with Client("x", trusting(authority), kind) as client:
+        assert client.get(f"https://site.test:{port}/", max_body=1000).status == 404
+        assert site.requests[0].headers["Host"] == f"site.test:{port}"
+        with pytest.raises(TLSError, match=r"mismatch|not valid for|doesn't match"):
+            client.get(f"https://other.test:{port}/", max_body=1000)
+    assert len(site.requests) == 1
 
 
 def test_the_system_s_authorities_are_trusted(
