@@ -24,7 +24,7 @@ def loaded_by(module: str) -> set[str]:
 @pytest.mark.parametrize(
     ("module", "needs", "never"),
     [
-        ("crawler.processes.worker_tasks", ["celery", "crawler.worker"], [*DATABASE, "requests", "urllib3"]),
+        ("crawler.processes.worker_tasks", ["celery", "crawler.worker"], [*DATABASE, "bs4", "requests", "urllib3"]),
         ("crawler.processes.recorder", ["kombu", "sqlalchemy"], [*PAGES, "celery"]),
         ("crawler.processes.scheduler", ["sqlalchemy"], PAGES),
         ("crawler.cli", ["sqlalchemy", "rich"], [*PAGES, "celery"]),
