@@ -8,11 +8,11 @@
 // (_LIBCPP_HARDENING_MODE), and nothing that the page says is searched for backwards without a limit.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <string>
 #include <string_view>
-#include <unordered_set>
 #include <vector>
 
 #include "ada.h"
@@ -434,6 +434,116 @@ class KeyedHash {
   }
 };
 
+// --- links that are met again and again ------------------------------------------------------------------------------
+
+struct Link {
+  string_view written;
+  uint64_t hash;  // of `written`
+};
+
+// Which links a page has, by how they are written.
+class Written {
+ public:
+  // Adds `text` to `links`, which are those of the last call, unless it is there.
+  void add(string_view text, std::vector<Link>& links) {
+    if (slots_.size() < 2 * (links.size() + 1)) place(links);
+    uint64_t hash = KeyedHash()(text);
+    size_t slot = hash & (slots_.size() - 1);
+    for (; slots_[slot]; slot = (slot + 1) & (slots_.size() - 1))
+      if (const Link& link = links[slots_[slot] - 1]; link.hash == hash && link.written == text) return;
+    links.push_back({text, hash});
+    slots_[slot] = static_cast<uint32_t>(links.size());
+  }
+
+  // Begins anew with `links`.
+  void place(const std::vector<Link>& links) {
+    slots_.assign(std::max<size_t>(256, 8 * std::bit_ceil(links.size())), 0);
+    for (size_t number = 0; number < links.size(); ++number) {
+      size_t slot = links[number].hash & (slots_.size() - 1);
+      while (slots_[slot]) slot = (slot + 1) & (slots_.size() - 1);
+      slots_[slot] = static_cast<uint32_t>(number + 1);
+    }
+  }
+
+ private:
+  std::vector<uint32_t> slots_;  // each 0, or the number of a link, from 1 on; a power of two of them
+};
+
+// A link on the pages of a batch, by the batch, how the link is written, and what that is relative to.
+struct Noted {
+  uint64_t key;    // 0: there is none
+  uint32_t depth;  // of the link, from a seed
+  uint32_t size;   // bytes of its spelling
+};
+
+// Links that batches of this process have noted, in 2 MB: forgetting one costs another look at it.
+class Met {
+ public:
+  // The size of a link that was noted from so near to a seed, or nearer; NONE: it has to be looked at.
+  size_t size(uint64_t key, uint32_t depth) const {
+    if (!sets_.empty())
+      for (const Noted& noted : sets_[key % SETS].ways)
+        if (noted.key == key) return noted.depth <= depth ? noted.size : NONE;
+    return NONE;
+  }
+
+  void add(const Noted& added) {
+    if (sets_.empty()) sets_.resize(SETS);
+    auto& ways = sets_[added.key % SETS].ways;
+    for (Noted& noted : ways)
+      if (noted.key == added.key || !noted.key) return void(noted = added);
+    ways[displaced_++ % ways.size()] = added;
+  }
+
+ private:
+  static constexpr size_t SETS = 1 << 15;
+
+  struct alignas(64) Set {  // what a processor reads of its memory at once
+    std::array<Noted, 4> ways;
+  };
+
+  std::vector<Set> sets_;
+  size_t displaced_ = 0;
+};
+
+thread_local Met met;
+
+// What the addresses of one page's links may be relative to, each a hash under which links of a batch are noted.
+class Context {
+ public:
+  // `other`: links beyond ASCII have another meaning than on pages in UTF-8.
+  Context(uint64_t batch, bool other, string_view base) {
+    size_t path = std::min(base.find('/', 8), base.size()), query = std::min(base.find('?', path), base.size());
+    auto hash = [&](char kind, size_t size) {
+      std::string text(1, kind);
+      text += other ? '-' : ' ';
+      text += std::to_string(batch);
+      text += ' ';
+      text += base.substr(0, size);
+      return KeyedHash()(text);
+    };
+    nothing_ = hash('n', 0);
+    origin_ = hash('o', path);
+    folder_ = hash('f', base.rfind('/', query) + 1);
+    all_ = hash('a', base.size());
+  }
+
+  uint64_t key(const Link& link) const { return of(link.written) ^ link.hash; }
+
+ private:
+  uint64_t of(string_view written) const {
+    if (written.front() == '/') return origin_;
+    if (written.starts_with("https://") || written.starts_with("http://")) return nothing_;
+    for (char c : written) {
+      if (c == '/' || c == '?') return c == written.front() ? all_ : folder_;
+      if (!(is_letter(c) || is_digit(c) || c == '.' || c == '-' || c == '_')) return all_;  // perhaps of a scheme
+    }
+    return folder_;
+  }
+
+  uint64_t nothing_, origin_, folder_, all_;
+};
+
 // --- the page --------------------------------------------------------------------------------------------------------
 
 struct Attribute {
@@ -467,7 +577,7 @@ class Page {
   Page(string_view page, string_view agent, unsigned flags) : page_(page), agent_(agent), flags_(flags) {}
 
   void read();
-  void answer(string_view url, size_t most, std::string& out);
+  void answer(string_view url, size_t most, uint64_t batch, uint32_t depth, std::string& out, std::vector<Noted>& noted);
 
  private:
   enum class Phase : uint8_t { START, HEAD, NOSCRIPT_IN_HEAD, AFTER_HEAD, BODY, FRAMESET, AFTER_FRAMESET };
@@ -537,9 +647,9 @@ class Page {
   std::array<uint32_t, static_cast<size_t>(Kind::COUNT)> counts_{};
   Found found_, before_body_;
   size_t links_before_body_ = 0, metas_before_body_ = 0;
-  std::vector<string_view> links_;
+  std::vector<Link> links_;
   std::vector<Meta> metas_;
-  std::unordered_set<string_view, KeyedHash> seen_;
+  Written written_;
 };
 
 void Page::read() {
@@ -828,7 +938,7 @@ void Page::frameset_begins(const Tag& tag) {
     found_ = before_body_;
     links_.resize(links_before_body_);
     metas_.resize(metas_before_body_);
-    seen_.clear();
+    written_.place(links_);
     pop_to(0);
   }
   phase_ = Phase::FRAMESET;
@@ -1146,7 +1256,7 @@ void Page::follow(const Attribute& href, const Attribute& rel) {
   size_t fragment = address.find('#');  // before the costly part: a table of contents is one address
   while (fragment != NONE && fragment > 0 && address[fragment - 1] == '&') fragment = address.find('#', fragment + 1);
   address = address.substr(0, fragment);
-  if (!address.empty() && seen_.insert(address).second) links_.push_back(address);
+  if (!address.empty()) written_.add(address, links_);
 }
 
 void Page::found(Tag& tag) {
@@ -1202,8 +1312,10 @@ void Page::found(Tag& tag) {
 
 // Fields, each before a NUL: the title as written, the base and the canonical address, how many metas there are, the
 // metas, the links until they have more than `most` bytes together, and how many that left out. A base may make two
-// kilobytes of each byte that a page has of links.
-void Page::answer(string_view url, size_t most, std::string& out) {
+// kilobytes of each byte that a page has of links. Links that `batch` has met from as near as `depth` are counted, and
+// not said; the others are in `noted` as well. Batch 0 has met none.
+void Page::answer(string_view url, size_t most, uint64_t batch, uint32_t depth, std::string& out,
+                  std::vector<Noted>& noted) {
   std::string buffer, repaired, made;
   auto field = [&](string_view text) {
     out += text;
@@ -1228,8 +1340,15 @@ void Page::answer(string_view url, size_t most, std::string& out) {
     field(decoded(meta.content, buffer));
   }
   size_t taken = 0, left_out = 0;
-  for (string_view link : links_) {
-    link = decoded(link, buffer);
+  Context context(batch, flags_ & OTHER_ENCODING, base ? base->get_href() : string_view());
+  for (const Link& written : links_) {
+    uint64_t key = context.key(written);
+    if (size_t size = batch ? met.size(key, depth) : NONE; size != NONE) {
+      if (taken > most) ++left_out;
+      else taken += size;
+      continue;
+    }
+    string_view link = decoded(written.written, buffer);
     link = link.substr(0, link.find('#'));
     if (link.empty() || link.starts_with("javascript:") || link.starts_with("mailto:") || link.starts_with("tel:") ||
         link.starts_with("data:"))
@@ -1241,11 +1360,20 @@ void Page::answer(string_view url, size_t most, std::string& out) {
     address(link);
     if (!spelled.empty()) field(spelled);
     taken += spelled.size();
+    if (batch && !spelled.starts_with('\1')) noted.push_back({key, depth, static_cast<uint32_t>(spelled.size())});
   }
   field(std::to_string(left_out));
 }
 
 thread_local std::string answered;
+thread_local std::vector<Noted> noted;
+
+struct Answer {
+  const char* text;
+  size_t text_size;
+  const void* noted;
+  size_t noted_size;
+};
 
 }  // namespace
 
@@ -1257,19 +1385,30 @@ SHOWN void crawler_scanner_key(uint64_t first, uint64_t second) {
   KeyedHash::key[1] = second;
 }
 
-// Reads `page` (UTF-8, or nearly) that came from `url`. `agent` is a product token in lower case. Returns how many bytes
-// lie at `*answer`: see Page::answer. They stay there until this thread calls again, or crawler_scanner_forget.
-SHOWN size_t crawler_scanner_scan(const char* page, size_t page_size, const char* url, size_t url_size, const char* agent,
-                                  size_t agent_size, unsigned flags, size_t most, const char** answer) {
+// Reads `page` (UTF-8, or nearly) that came from `url`. `agent` is a product token in lower case. What is in `answer`
+// (see Page::answer) stays there until this thread calls again, or crawler_scanner_forget.
+SHOWN void crawler_scanner_scan(const char* page, size_t page_size, const char* url, size_t url_size, const char* agent,
+                                size_t agent_size, unsigned flags, size_t most, uint64_t batch, uint32_t depth,
+                                Answer* answer) {
   answered.clear();
+  noted.clear();
   Page scanned({page, page_size}, {agent, agent_size}, flags);
   scanned.read();
-  scanned.answer({url, url_size}, most, answered);
-  *answer = answered.data();
-  return answered.size();
+  scanned.answer({url, url_size}, most, batch, depth, answered, noted);
+  *answer = {answered.data(), answered.size(), noted.data(), noted.size() * sizeof(Noted)};
+}
+
+// From here on the links that an Answer noted are met.
+SHOWN void crawler_scanner_met(const char* links, size_t size) {
+  for (string_view left(links, size); left.size() >= sizeof(Noted); left.remove_prefix(sizeof(Noted))) {
+    Noted link;
+    std::memcpy(&link, left.data(), sizeof(Noted));
+    met.add(link);
+  }
 }
 
 // Gives back the memory of a large answer.
 SHOWN void crawler_scanner_forget() {
   if (answered.capacity() > KEPT) std::string().swap(answered);
+  if (noted.capacity() * sizeof(Noted) > KEPT) std::vector<Noted>().swap(noted);
 }

@@ -152,7 +152,7 @@ class AnswerReader:
         body = response.body[mark:] if mark else response.body
         page = body if codec == "utf-8" else body.decode(codec, "replace")
         now = self._client.now()
-        document = self._document(response, page, codec, now)
+        document = self._document(target, response, page, codec, now)
         nofollow, noindex = parse.header_directives(response.header_lines, settings.PRODUCT, now)
         digest = hashlib.sha256(response.body).hexdigest()
         found: dict[str, Any] = {"digest": digest, "canonical": document.canonical}
@@ -170,12 +170,25 @@ class AnswerReader:
             reason, cause = f"{reason}; {left_out}".removeprefix("; "), cause or Cause.TOO_LARGE
         self.finish(target, "done", reason or None, cause, response, **found)
 
-    def _document(self, response: fetch.Response, page: str | bytes, codec: str, now: float) -> parse.Document:
-        """What a page says. Raises NoPlaceError for one with so many links that it needs a place in memory."""
+    def _document(
+        self, target: Target, response: fetch.Response, page: str | bytes, codec: str, now: float
+    ) -> parse.Document:
+        """What a page says, less links that the batch has noted. Raises NoPlaceError for one with so many links that it
+        needs a place in memory."""
         refresh = fetch.as_utf_8(response.headers.get("refresh", ""))
         job, agent = self._job, settings.PRODUCT
         read = functools.partial(
-            parse.parse, page, response.url, agent, job.follow, now, codec, obey=job.robots, refresh=refresh
+            parse.parse,
+            page,
+            response.url,
+            agent,
+            job.follow,
+            now,
+            codec,
+            obey=job.robots,
+            refresh=refresh,
+            batch=0 if job.extract else self._links.number,  # an extractor is shown all links
+            depth=target.depth + 1,
         )
         document = read(most=LARGE_LINKS)
         if document.left_out:
@@ -184,7 +197,8 @@ class AnswerReader:
         return document
 
     def _follow(self, target: Target, document: parse.Document) -> None:
-        self._links.add_page(document.links, target.depth + 1, target.url)
+        if self._links.add_page(document.links, target.depth + 1, target.url):
+            parse.met(document.noted)
         self._links.left_out += document.left_out
         if document.refresh and document.refresh != target.url:
             self._refresh(target, document.refresh)

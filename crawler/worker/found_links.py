@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 from crawler import urls
@@ -11,9 +12,7 @@ from crawler.messages import Link
 
 MAX_SIZE = 16_000_000
 """FoundLinks.size above which links are left out."""
-MAX_MET = 10_000
-"""Links of a batch that are known without a look."""
-_FAR = 2**31
+_numbers = itertools.count(1)
 
 
 class FoundLinks:
@@ -25,8 +24,8 @@ class FoundLinks:
         self._growing = growing
         self._known = known
         self._links: dict[str, Link] = {}
-        self._met: dict[str, int] = {}
-        """Links of pages, as they were written, that need no other look from so far away from a seed, or farther."""
+        self.number = next(_numbers)
+        """Of this batch, in this process."""
         self.size = 0
         """In characters: of the URLs, of those of the pages that they are on, and 100 for each link."""
         self.left_out = 0
@@ -36,16 +35,12 @@ class FoundLinks:
         """Each once, in the order in which they were found."""
         return list(self._links.values())
 
-    def add_page(self, found: Iterable[str], depth: int, found_on: str) -> None:
-        """As `add`, of a page's links."""
-        met = self._met
+    def add_page(self, found: Iterable[str], depth: int, found_on: str) -> bool:
+        """As `add`, of a page's links. Whether there was room for all of them."""
+        left_out = self.left_out
         for url in found:
-            if met.get(url, _FAR) <= depth:
-                continue  # most links of most pages
-            left_out = self.left_out
             self.add(url, depth, found_on)
-            if self.left_out == left_out and len(met) < MAX_MET:
-                met[url] = depth
+        return self.left_out == left_out
 
     def add(
         self,

@@ -7,6 +7,7 @@ none is passed over, a length that is no number counts for nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -81,6 +82,7 @@ class Connections:
         return _Stream(*urls.name_and_port_of(origin), context, self._egress)
 
 
+@functools.lru_cache
 def _one_line(value: str) -> str:
     """A header's value fit to be sent: no server's ETag may end the line, nor be what is not Latin-1."""
     return value.translate(_UNSENT).encode("latin-1", "replace").decode("latin-1")

@@ -59,9 +59,11 @@ class Document:
     canonical: str | None = None
     """The address the page calls its own, normalised."""
     links: list[str] = field(default_factory=list)
-    """Normalised, each once, in the order of the page."""
+    """Normalised, each once, in the order of the page; less those that the batch has met."""
     left_out: int = 0
     """Links beyond those."""
+    noted: bytes = b""
+    """`links` as `met` wants them."""
     nofollow: bool = False
     noindex: bool = False
     refresh: str | None = None
@@ -81,6 +83,7 @@ class _Found:
     """Each "r" and what is said to robots, or "f" and a refresh."""
     links: list[str]
     left_out: int
+    noted: bytes = b""
     tree: LexborHTMLParser | None = None
 
 
@@ -95,13 +98,20 @@ def parse(
     obey: bool = True,
     refresh: str = "",
     most: int = MAX_LINKS,
+    batch: int = 0,
+    depth: int = 0,
 ) -> Document:
     """Read the page that came from `url`: its text, or the bytes of it in UTF-8. `agent` is our product token, for meta
     tags that name us; `follow` names what is followed beside links: see FOLLOWED; `now` is the time, for directives
     with a date; `codec` is Python's name for the encoding that the page was in. Without `obey`, what is said to robots
     hides no links. `refresh` is the value of the Refresh header, which counts before a meta tag. Links are taken until
-    they have more than `most` characters together."""
-    found = (_scanned if scanner else _searched)(page, url, agent.lower(), follow, codec, obey, most)
+    they have more than `most` characters together. `batch`: a number of its own; links that it has `met` at `depth` or
+    nearer to a seed may be left out. 0: none are."""
+    agent = agent.lower()
+    if scanner:
+        found = _scanned(page, url, agent, follow, codec, obey, most, batch, depth)
+    else:
+        found = _searched(page, url, agent, follow, codec, obey, most)
     document = Document(" ".join(found.title.split())[:500] or None, found.canonical or None, tree=found.tree)
     for meta in found.metas:
         if meta[0] == "r":
@@ -111,13 +121,28 @@ def parse(
         else:
             refresh = refresh or meta[1:]
     if not (obey and document.nofollow):
-        document.links, document.left_out = found.links, found.left_out
+        document.links, document.left_out, document.noted = found.links, found.left_out, found.noted
         document.refresh = (refresh and refreshed(refresh, found.base, codec)) or None
     return document
 
 
+def met(noted: bytes) -> None:
+    """The links of a document, whose `noted` this is, need no other look from pages of the same batch that are as far
+    from a seed, or farther. What lexbor reads is looked at each time."""
+    if noted:
+        scanner.met(noted)
+
+
 def _scanned(
-    page: str | bytes, url: str, agent: str, follow: Sequence[str], codec: str, obey: bool, most: int
+    page: str | bytes,
+    url: str,
+    agent: str,
+    follow: Sequence[str],
+    codec: str,
+    obey: bool,
+    most: int,
+    batch: int,
+    depth: int,
 ) -> _Found:
     """Found in one pass by the scanner."""
     other = not codec.startswith("utf")
@@ -127,7 +152,8 @@ def _scanned(
         | (obey and scanner.OBEY)
         | (other and scanner.OTHER_ENCODING)
     )
-    found = _Found(*scanner.scan(page if isinstance(page, bytes) else page.encode(), url, agent, flags, most))
+    page = page if isinstance(page, bytes) else page.encode()
+    found = _Found(*scanner.scan(page, url, agent, flags, most, batch, depth))
     if other:
         found.canonical = _spelled(found.canonical, found.base, codec)
         found.links = [_spelled(link, found.base, codec) for link in found.links]
@@ -222,7 +248,7 @@ def header_directives(lines: Iterable[tuple[str, str]], agent: str, now: float =
                 part = part[named.end() :]
             if ours:
                 for_us.append(part)
-    return directives(",".join(for_us), now)
+    return directives(",".join(for_us), now) if for_us else (False, False)
 
 
 def _past(date: str, now: float) -> bool:

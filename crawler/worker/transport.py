@@ -16,10 +16,11 @@ class Headers(dict[str, str]):
     """An answer's headers by name, in any case; the values of a repeated one are joined (RFC 9110, section 5.3)."""
 
     def __init__(self, lines: Iterable[tuple[str, str]] = ()) -> None:
-        super().__init__()
+        joined: dict[str, str] = {}
         for name, value in lines:
             name = name.lower()
-            super().__setitem__(name, f"{self[name]}, {value}" if name in self else value)
+            joined[name] = f"{joined[name]}, {value}" if name in joined else value
+        super().__init__(joined)
 
     def __getitem__(self, name: str) -> str:
         return super().__getitem__(name.lower())

@@ -32,7 +32,7 @@ def test_a_worker_with_a_setting_that_cannot_be_used_ends_as_it_begins() -> None
 @pytest.mark.parametrize(
     ("module", "needs", "never"),
     [
-        ("crawler.processes.worker_tasks", ["celery", "crawler.worker"], [*DATABASE, "requests", "urllib3"]),
+        ("crawler.processes.worker_tasks", ["celery", "crawler.worker"], [*DATABASE, "bs4", "requests", "urllib3"]),
         ("crawler.processes.recorder", ["kombu", "sqlalchemy"], [*PAGES, "celery"]),
         ("crawler.processes.scheduler", ["sqlalchemy"], PAGES),
         ("crawler.cli", ["sqlalchemy", "rich"], [*PAGES, "celery"]),

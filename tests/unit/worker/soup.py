@@ -252,7 +252,9 @@ def survive(seconds: float, seed: int) -> int:
             )
         follow = ["iframe", "next"][: draw.randint(0, 2)]
         codec = draw.choice(("utf-8", "utf-8", "cp1252", "shift_jis"))
-        parse.parse(bytes(page), draw.choice((URL, "http://x/")), "x", follow, codec=codec, obey=draw.random() < 0.3)
+        url, obey, batch, depth = draw.choice((URL, "http://x/")), draw.random() < 0.3, read // 50, draw.randint(0, 3)
+        document = parse.parse(bytes(page), url, "x", follow, codec=codec, obey=obey, batch=batch, depth=depth)
+        parse.met(document.noted)
         read += 1
         if time.monotonic() > end:
             break

@@ -5,11 +5,13 @@ from __future__ import annotations
 import email.utils
 import gzip
 import itertools
+import sys
 import threading
 import time
 import tracemalloc
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gevent
@@ -26,6 +28,7 @@ from crawler.worker import memory, origin_rules, parse
 from crawler.worker.active import ActiveBatches
 from crawler.worker.archive import Archive
 from crawler.worker.batch import fetch_batch
+from crawler.worker.extract import Page
 from crawler.worker.fetch import Client
 from crawler.worker.fetch_errors import FetchError, HungUpError, TimedOutError
 from crawler.worker.found_links import FoundLinks
@@ -475,6 +478,52 @@ def test_of_links_to_one_url_the_nearest_counts() -> None:
     assert noted() == {"http://a.test/x": 2, "http://a.test/known": 2, "http://b.test/": 2}
     found.add_page(links, 3, "http://b.test/")  # from there, the last one is in scope
     assert noted() == {"http://a.test/x": 2, "http://a.test/known": 2, "http://b.test/": 2}
+
+
+@pytest.mark.usefixtures("parser")
+def test_pages_of_a_batch_that_share_a_menu_are_reported_as_if_each_came_alone(site: Site) -> None:
+    menu = "".join(f"<a href=/{number}>" for number in range(20)) + "<a href=http://other.test/>"
+    hidden = {**HTML, "X-Robots-Tag": "nofollow"}
+    site.pages = {
+        "/": Answer(menu.replace("/1>", "/only-here>"), headers=hidden),
+        "/a": Answer(menu + "<a href=/new-in-a>"),
+        "/b/": Answer(menu + "<a href=new>"),
+        "/c/": Answer(menu + "<a href=new>"),
+    }
+    found = {link.url: link.found_on for link in crawl(site, "/", "/a", "/b/", "/c/").links}
+    assert "only-here" not in "".join(found)
+    a, b, c = (f"{site.url}{path}" for path in ("/a", "/b/", "/c/"))
+    news = {f"{site.url}/new-in-a": a, f"{b}new": b, f"{c}new": c}
+    assert found == dict.fromkeys([*(f"{site.url}/{number}" for number in range(20)), "http://other.test/"], a) | news
+
+
+@pytest.mark.usefixtures("parser")
+def test_a_link_on_two_pages_of_a_batch_is_as_deep_as_the_nearer_one_makes_it(site: Site) -> None:
+    site.tree(0)
+    targets = [Target(url=f"{site.url}/{depth}", depth=depth) for depth in (4, 2, 6)]
+    for target in targets:
+        site.pages[urls.path_of(target.url)] = Answer("<a href=/x>")
+    batch = Batch(lease="l", job=Job(name="t", delay=0), host=site.host, targets=targets, expires_at=time.time() + 60)
+    with Client("x") as client:
+        report = fetch_batch(batch, client, threading.Event(), worker="t")
+    assert [(link.url, link.depth, link.found_on) for link in report.links] == [(f"{site.url}/x", 3, f"{site.url}/2")]
+
+
+@pytest.mark.usefixtures("parser")
+def test_an_extractor_is_shown_links_that_are_on_every_page(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "crawler.extractors.shows_links"
+    module = ModuleType(name)
+
+    def page(page: Page) -> dict[str, list[str]]:
+        return {"links": page.links}
+
+    page.__module__ = name
+    module.page = page  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, name, module)
+    site.tree(2)
+    site.pages["/"] = site.pages["/1"] = Answer("<a href=/x>")
+    report = crawl(site, "/", "/1", extract="shows_links:page")
+    assert [page.fields for page in report.results] == [{"links": [f"{site.url}/x"]}] * 2
 
 
 def test_remembering_links_takes_no_more_memory_with_time(monkeypatch: pytest.MonkeyPatch) -> None:

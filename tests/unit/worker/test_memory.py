@@ -110,6 +110,17 @@ def test_links_beyond_what_memory_allows_are_left_out_and_the_page_says_so(
     assert (page.state, page.cause) == ("done", Cause.TOO_LARGE)
 
 
+@pytest.mark.usefixtures("parser")
+def test_links_that_had_no_room_are_said_to_be_left_out_of_each_page(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crawler.worker.found_links.MAX_SIZE", 20_000)
+    for path in ("/", "/1"):
+        site.pages[path] = Answer("".join(f"<a href=/{number}>" for number in range(1_000)))
+    report = crawl(site, "/", "/1")
+    assert [page.reason for page in report.results] == [f"{1_000 - len(report.links)} links had no room"] * 2
+
+
 def test_found_links_tell_how_large_they_are() -> None:
     sizes: list[int] = []
     links = FoundLinks(Job(name="j"), sizes.append)

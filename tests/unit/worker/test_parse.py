@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import subprocess
 import sys
@@ -355,6 +356,85 @@ def test_links_are_taken_until_they_are_too_much_and_the_others_counted() -> Non
         document = parse.parse(html, PAGE, "x", most=most)
         assert (len(document.links), document.left_out) == (taken, 100 - taken)
     assert parse.parse(html + "<meta name=robots content=nofollow>", PAGE, "x", most=0).left_out == 0
+
+
+_HREFS = (
+    *("x", "./x", "../x", "x?y", "?y", "/x", "/dir/x", "//h.test/x", "///h.test/x", "/\t/h.test/x", "\\\\h.test/x"),
+    *("http:x", "http:?y", "http:/x", "HTTP://h.test/x", "http://h.test/x", "https://h.test/x", "https:x", "ht\ntp:?y"),
+    *("http&colon;?y", "&quest;y", "&#47;x", " /x", "\t?y", ";y", "%78", "é", "x/../../y", "ftp://h.test/", "http://["),
+)
+_BASES = ("http://h.test/", "http://h.test/dir/x", "http://h.test/dir/x?a/b", "https://h.test/dir/", "http://i.test/")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(_BASES), st.sampled_from(("", *_BASES)), st.integers(1, 3), st.sets(st.sampled_from(_HREFS))
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_only_links_that_a_batch_has_met_as_near_to_a_seed_are_left_out(
+    pages: list[tuple[str, str, int, set[str]]],
+) -> None:
+    batch, met = next(_batches), dict[str, int]()
+    for url, base, depth, hrefs in pages:
+        html = (f"<base href='{base}'>" if base else "") + "".join(f"<a href='{href}'>" for href in sorted(hrefs))
+        every = parse.parse(html, url, "x").links
+        document = parse.parse(html, url, "x", batch=batch, depth=depth)
+        assert [link for link in document.links if link not in every] == []
+        assert [link for link in every if link not in document.links and met.get(link, 9) > depth] == []
+        met |= {link: min(depth, met.get(link, 9)) for link in document.links}
+        parse.met(document.noted)
+    assert parse.parse(html, url, "x", batch=next(_batches), depth=depth).links == every
+
+
+_batches = itertools.count(10**9)
+
+
+def test_links_that_were_met_are_not_spelled_again_by_the_scanner(parser: str) -> None:
+    if parser == "lexbor":
+        pytest.skip("it looks at each link each time")
+    html = "<a href=/x><a href=y><a href='?z'><a href=http://h.test/><a href=ftp://h.test/>"
+    batch = next(_batches)
+
+    def found(page: str, depth: int, html: str = html, batch: int = batch) -> list[str]:
+        return [urls.path_of(link) for link in parse.parse(html, page, "x", batch=batch, depth=depth).links]
+
+    document = parse.parse(html, PAGE, "x", batch=batch, depth=5)
+    assert len(document.links) == 4
+    assert found(PAGE, 5) == ["/x", "/dir/y", "/dir/page?z", "/"]  # nobody has noted them
+    parse.met(document.noted)
+    assert found(PAGE, 5) == []
+    assert found(PAGE, 6, html + "<a href=new>") == ["/dir/new"]
+    assert found(PAGE, 4) == ["/x", "/dir/y", "/dir/page?z", "/"]  # a shorter way is news
+    assert found("http://example.org/dir/other", 5) == ["/dir/other?z"]
+    assert found("http://example.org/", 5) == ["/y", "/?z"]
+    assert found("http://other.test/dir/page", 5) == ["/x", "/dir/y", "/dir/page?z"]
+    assert found(PAGE, 5, batch=next(_batches)) == ["/x", "/dir/y", "/dir/page?z", "/"]
+    assert found(PAGE, 5, batch=0) == ["/x", "/dir/y", "/dir/page?z", "/"]
+
+
+def test_links_that_were_met_count_for_what_a_page_may_have() -> None:
+    html, batch = "<a href=/1><a href=/2><a href=/3>", next(_batches)
+    parse.met(parse.parse("<a href=/1><a href=/2>", PAGE, "x", batch=batch).noted)
+    for most, left_out in ((0, 2), (19, 2), (20, 1), (40, 0)):
+        assert parse.parse(html, PAGE, "x", batch=batch, most=most).left_out == left_out
+
+
+def test_links_that_mean_another_address_in_each_encoding_are_spelled_for_each_page() -> None:
+    batch, html = next(_batches), "<a href='?é'>"
+    for codec, link in (("utf-8", "%C3%A9"), ("cp1252", "%E9"), ("cp1251", "%26%23233%3B")):
+        document = parse.parse(html, PAGE, "x", codec=codec, batch=batch)
+        assert document.links == [f"{PAGE}?{link}"]
+        parse.met(document.noted)
+
+
+def test_a_thousand_links_are_told_apart() -> None:
+    hrefs = [f"<a href={number}>" for number in range(1_000)]
+    html = "<head><a-b>" + "".join(hrefs[:400]) + "".join(hrefs)
+    assert parse.parse(html, PAGE, "x").links == [f"http://example.org/dir/{number}" for number in range(1_000)]
 
 
 def test_a_worker_without_the_scanner_says_so_once(parser: str, caplog: pytest.LogCaptureFixture) -> None:
