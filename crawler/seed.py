@@ -50,6 +50,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from crawler import progress, settings, urls
 from crawler.job import Job, JobError
 from crawler.messages import Admission
+from crawler.printable import printable
 from crawler.worker import extract
 
 CHUNK = 1000
@@ -273,7 +274,7 @@ def _with_bar(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(progress.printable(path.name), total=size)
+        task = bar.add_task(printable(path.name), total=size)
         yield counted()
 
 
