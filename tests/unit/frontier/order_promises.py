@@ -583,7 +583,7 @@ def test_a_limit_leaves_pages_their_next_visit(ledger: Ledger) -> None:
 def test_without_the_trap_rule_traps_come_back(ledger: Ledger) -> None:
     admit(ledger, admission("/"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    trap = Link(url=SITE + "/a/a/a/a/a", depth=1, excluded="trap: a path segment more than 3 times", cause="trap")
+    trap = Link(SITE + "/a/a/a/a/a", 1, SITE + "/", excluded="trap: a path segment more than 3 times", cause="trap")
     record(ledger, [replace(report(batch), links=[trap])], now=1)
     assert counts(ledger) == {"done": 1, "excluded": 1}
     admit(ledger, admission("/", seeding="2", traps=False), now=2)

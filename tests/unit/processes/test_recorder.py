@@ -81,7 +81,7 @@ class Bench:
                 release="r",
                 delay=0,
                 results=[UrlResult(url=batch.targets[0].url, state="done", fetched_at=time.time(), status=200)],
-                links=[Link(url=f"{batch.targets[0].url}next", depth=1)],
+                links=[Link(f"{batch.targets[0].url}next", 1, batch.targets[0].url)],
             )
             for batch in batches
         ]
@@ -166,9 +166,9 @@ def record_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[Repo
     original = module.record
 
     def before(first: Callable[[list[Report]], object]) -> None:
-        def record(ledger: Ledger, reports: list[Report], now: float) -> int:
+        def record(ledger: Ledger, reports: list[Report], now: float, refused: set[tuple[str, str]]) -> int:
             first(reports)
-            return original(ledger, reports, now)
+            return original(ledger, reports, now, refused)
 
         monkeypatch.setattr(module, "record", record)
 
@@ -223,7 +223,7 @@ def test_a_report_that_cannot_be_recorded_is_a_dead_letter_alone(
 ) -> None:
     good = bench.reports(4)
     poisoned = replace(good[0], host="never-leased.test")
-    bench.send(*good[:2], poisoned, *good[2:])
+    bench.send(poisoned, *good)
     bench.step()
     assert (bench.commits, bench.done(), bench.waiting()) == (4, 4, 0)
     assert [message.decode()[0][0]["host"] for message in bench.dead] == ["never-leased.test"]
