@@ -78,7 +78,10 @@ def _best(links: Iterable[Link]) -> dict[tuple[str, str], Link]:
         other = best.get(link.url)
         if other is None or (bool(link.excluded), link.depth) < (bool(other.excluded), other.depth):
             best[link.url] = link
-    return {(url_rules.host_of(url), url): link for url, link in best.items()}
+    try:
+        return {(url_rules.host_of(url), url): link for url, link in best.items()}
+    except IndexError:  # no URL at all
+        return {(url_rules.host_of(url), url): link for url, link in best.items() if url.count("/") > 2}
 
 
 def _row(job: Job, key: tuple[str, str], link: Link) -> Row:

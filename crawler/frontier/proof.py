@@ -74,7 +74,6 @@ MAX_FIELDS = 256 * 1024
 
 _CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
 _WARC_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,254}")
-_DIGEST = re.compile(r"[0-9A-Za-z]{1,64}")
 _ROBOTS_TXT = "/robots.txt"
 _KEPT_OUT = {Cause.DEPTH: "depth", Cause.SCOPE: "scope:", Cause.TRAP: "trap:"}
 """Causes for which a worker does not follow a link, and how a release that knew no causes wrote them."""
@@ -199,12 +198,10 @@ def _result(page: UrlResult, since: float, until: float) -> UrlResult:
         text = getattr(page, name)
         if text is not None and (fits := _text(text, most)) is not text:
             counts[name] = fits
-    for name in ("etag", "last_modified"):  # which are sent to the host again: whole or not at all
+    for name in ("etag", "last_modified", "digest"):  # which are compared, by us or by the host: whole or not at all
         text = getattr(page, name)
         if text is not None and (len(text) > MAX_TEXT or _CONTROL.search(text)):
             counts[name] = None
-    if page.digest is not None and not _DIGEST.fullmatch(page.digest):
-        counts["digest"] = None
     if not since <= page.fetched_at <= until:
         counts["fetched_at"] = _within(page.fetched_at, since, until)
     if page.warc_file is not None and not _WARC_FILE.fullmatch(page.warc_file):
@@ -244,8 +241,12 @@ def _requests(report: Report, since: float, until: float, left_out: list[str]) -
             left_out.append(f"requests beyond {MAX_REQUESTS}")
             break
         else:
-            reason = request.reason and _text(request.reason, TEXTS["reason"])
-            taken.append(replace(request, reason=reason, seconds=_within(request.seconds, 0, DAY)))
+            reason, seconds = (
+                request.reason and _text(request.reason, TEXTS["reason"]),
+                _within(request.seconds, 0, DAY),
+            )
+            same = reason is request.reason and seconds == request.seconds
+            taken.append(request if same else replace(request, reason=reason, seconds=seconds))
     return taken
 
 
@@ -288,18 +289,18 @@ class Page(NamedTuple):
 
 
 Pages = dict[tuple[int, str], Page]
-"""By job_id and URL."""
+"""By job_id and URL; a robots.txt as what names sitemaps, which it may be besides a page, with _SITEMAPS behind it."""
+_SITEMAPS = "#sitemaps"
 _ROBOTS_PAGE = Page(depth=0, hops=0, nested=-1, sitemap=True, seed=False)
 """A robots.txt as the page that names sitemaps."""
 
 
-def well_formed(links: Iterable[Link]) -> list[Link]:
-    """`links`, without what is no URL at all; one that says it is excluded for what no worker may judge, is to be
-    judged here. For every link: what costs more is only done for those that are new."""
+def to_judge(links: Iterable[Link]) -> list[Link]:
+    """`links`; one that is excluded for what no worker may judge, as one that is not. For every link: what costs more
+    is done only for those that are new."""
     return [
         link if link.excluded is None or _is_kept_out(link) else replace(link, excluded=None, cause=None)
         for link in links
-        if link.url.count("/") >= 3
     ]
 
 
@@ -327,7 +328,7 @@ def pages(ledger: Ledger, tx: Connection, links: Mapping[int, Iterable[Link]]) -
     if of_robots:
         keys = [{"job_id": job_id, "host": host} for job_id, host in sorted({key[:2] for key in of_robots})]
         hosts = {(row.job_id, row.host) for row in ledger.run(tx, _of_hosts, keys)}
-        found |= {(job_id, url): _ROBOTS_PAGE for job_id, host, url in of_robots if (job_id, host) in hosts}
+        found |= {(job_id, url + _SITEMAPS): _ROBOTS_PAGE for job_id, host, url in of_robots if (job_id, host) in hosts}
     return found
 
 
@@ -335,6 +336,11 @@ def _is_of_robots(link: Link) -> bool:
     if not link.sitemap or link.hops or link.found_on is None:
         return False
     return link.found_on in (f"{origin}{_ROBOTS_TXT}" for origin in _origins(url_rules.host_of(link.found_on)))
+
+
+def _page_of(link: Link) -> str:
+    """What the page of a link is called in Pages."""
+    return f"{link.found_on}{_SITEMAPS}" if _is_of_robots(link) else link.found_on or ""
 
 
 def _asked_for(ledger: Ledger) -> sa.Select[Any]:
@@ -366,7 +372,7 @@ def judged(of_job: OfJob, links: Collection[Link], found: Pages) -> Judged:
     taken, refused = [], set()
     why: dict[str, int] = defaultdict(int)
     for link in links:
-        page = None if link.found_on is None else found.get((of_job.job_id, link.found_on))
+        page = found.get((of_job.job_id, _page_of(link)))
         counts = None if page is None else _as_it_counts(of_job, link, page)
         if counts is not None:
             taken.append(counts)
@@ -382,8 +388,9 @@ def judged(of_job: OfJob, links: Collection[Link], found: Pages) -> Judged:
 
 def of_seeds(job_id: int, links: Iterable[Link], found: Pages) -> list[Link]:
     """Those of `links` that a seed redirects to."""
-    on = ((link, found.get((job_id, link.found_on or ""))) for link in links)
-    return [link for link, page in on if page is not None and link.hops and link.seed and page.seed]
+    on = ((link, found.get((job_id, _page_of(link)))) for link in links)
+    of_seeds = (link for link, page in on if page is not None and link.hops and link.seed and page.seed)
+    return [link for link in of_seeds if _is_spelled(link.url)]  # "https://" begins every URL
 
 
 def _as_it_counts(of_job: OfJob, link: Link, page: Page) -> Link | None:

@@ -316,7 +316,7 @@ def _opened(named: Iterable[Any]) -> dict[tuple[str, str], Any]:
 
 
 def _links(reports: list[Report], job: str) -> list[Link]:
-    return proof.well_formed(link for report in reports if report.job == job for link in report.links)
+    return [link for report in reports if report.job == job for link in proof.to_judge(report.links)]
 
 
 def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:
