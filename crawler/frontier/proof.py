@@ -29,8 +29,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -101,10 +100,8 @@ def of_leases(
     """What counts of `reports`, their links apart: all of one that is as it should be. What has no lease that is, or
     just was, of its job and host, is left with links alone. Raises ForgedError for one that names the lease of another
     job or host. A look for all, by primary key; locks nothing."""
-    names = sorted({report.lease for report in reports} - {""})
-    if not names:
-        return list(reports)
-    known = {row.lease: row for row in ledger.run(tx, _of_names, [{"lease": name} for name in names])}
+    names = [{"lease": name} for name in sorted({report.lease for report in reports} - {""})]
+    known = {row.lease: row for row in ledger.run(tx, _of_names, names)} if names else {}
     late = [report for report in reports if report.lease and report.lease not in known]
     still = _still_named(ledger, tx, late, of_job)
     taken = []
@@ -117,7 +114,7 @@ def of_leases(
             since = row.deadline - limits.LEASE
         elif (report.lease, job_id, report.host) not in still:
             if report.lease:
-                log.info("%s, lease %s: over, so links alone are taken", report.worker, report.lease)
+                log.info("%s, lease %s: it is over, so links alone are taken", report.worker, report.lease)
             taken.append(replace(report, **LINKS_ALONE))
             continue
         longest = max(job.delay, MAX_CRAWL_DELAY, ledger.caps.domain.delay, ledger.caps.address.delay)
@@ -367,10 +364,9 @@ class Judged(NamedTuple):
     """URLs of those that do not count, or not as they were reported: nobody may take them for known."""
 
 
-def judged(of_job: OfJob, links: Collection[Link], found: Pages) -> Judged:
+def judged(of_job: OfJob, links: Iterable[Link], found: Pages) -> Judged:
     """Those of `links` that count, as they count; several may be to one URL. `found`: the pages that they are on."""
     taken, refused = [], set()
-    why: dict[str, int] = defaultdict(int)
     for link in links:
         page = found.get((of_job.job_id, _page_of(link)))
         counts = None if page is None else _as_it_counts(of_job, link, page)
@@ -378,12 +374,21 @@ def judged(of_job: OfJob, links: Collection[Link], found: Pages) -> Judged:
             taken.append(counts)
         if counts is not link:
             refused.add(link.url)
-            why["changed" if counts else "left out"] += 1
-    if why:
-        said = ", ".join(f"{number} {what}" for what, number in sorted(why.items()))
-        example = sorted(refused)[0][:MAX_TEXT]
-        log.warning("%s: links that are not what their pages can have: %s, such as %s", of_job.job.name, said, example)
     return Judged(taken, refused)
+
+
+def say_refused(reports: Iterable[Report], job: str, refused: Set[str]) -> None:
+    """Warn of links of a job that are refused, by who reported them."""
+    for report in reports if refused else ():
+        forged = [link.url for link in report.links if link.url in refused] if report.job == job else []
+        if forged:
+            log.warning(
+                "%s, lease %s: %d links that their pages cannot have are left out or changed, such as %.300s",
+                report.worker,
+                report.lease or "none",
+                len(forged),
+                forged[0],
+            )
 
 
 def of_seeds(job_id: int, links: Iterable[Link], found: Pages) -> list[Link]:

@@ -143,6 +143,7 @@ def _meet(
         of_this = proof.OfJob(known.job_id, known.job, known.is_known)
         found[known.job_id], not_taken = proof.judged(of_this, found[known.job_id], pages)
         refused |= {(name, url) for url in not_taken}
+        proof.say_refused(reports, name, not_taken)
     parts = {known.job_id: budgets.Part(known.job, known.trapped) for known in of_job.values()}
     parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
     for job_id, part in parts.items():

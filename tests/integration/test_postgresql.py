@@ -17,8 +17,8 @@ from ledger_promises import SITE, admission, counts, report
 from machine_promises import *  # noqa: F403
 from msgspec.structs import replace
 from order_promises import *  # noqa: F403
-from proof_promises import *  # noqa: F403
 from partition_promises import *  # noqa: F403
+from proof_promises import *  # noqa: F403
 from reading_promises import *  # noqa: F403
 from sharing_promises import *  # noqa: F403
 from sqlalchemy.exc import DBAPIError

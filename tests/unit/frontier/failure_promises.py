@@ -132,8 +132,8 @@ def test_waits_grow_and_end(ledger: Ledger) -> None:
 
 def test_a_waiting_url_does_not_keep_new_ones_waiting(ledger: Ledger) -> None:
     """All that is queued of a.test waits; b.test links to a new page of it."""
-    seeds = Admission(job=Job(name="j", delay=0), seeding="s", chunk=0, chunks=1, urls=[SITE + "/a", "http://b.test/"])
-    admit(ledger, seeds, now=0)
+    job, seeds = Job(name="j", delay=0, scope=Scope(kind="any")), [SITE + "/a", "http://b.test/"]
+    admit(ledger, Admission(job=job, seeding="s", chunk=0, chunks=1, urls=seeds), now=0)
     batches = {batch.host: batch for batch in lease(ledger, 2, now=0)}
     record(ledger, [retried(batches["a.test"])], now=1)
     assert lease(ledger, 5, now=2) == []

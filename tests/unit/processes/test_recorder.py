@@ -597,6 +597,19 @@ def test_links_that_were_written_are_not_written_again(bench: Bench, record_all:
     assert len(bench.dead) == 2
 
 
+def test_a_link_that_is_refused_is_not_taken_for_known(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A forged report would keep the link on an honest page from ever being written."""
+    (report,) = bench.reports(1)
+    url, page = "http://h0.test/x", report.results[0].url
+    bench.send(replace(report, lease="", results=[], worker="worker-1@stolen", links=[Link(url, 0, "http://b.test/")]))
+    bench.step()
+    assert "worker-1@stolen, lease none: 1 links that their pages cannot have" in caplog.text
+    bench.send(replace(report, links=[Link(url, 1, page)]))
+    bench.step()
+    assert (bench.done(), bench.waiting(), bench.dead) == (1, 0, [])
+    assert status.snapshots(bench.ledger, time.time())[0]["counts"]["queued"] == 1
+
+
 def test_the_pulse_comes_back_through_the_broker(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What others take of it does not feed the watchdog: tests/fleet/test_watchdog.py steals it so."""
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
