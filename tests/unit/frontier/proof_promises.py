@@ -76,7 +76,12 @@ def test_the_lease_of_another_host_or_job_is_no_lease(ledger: Ledger) -> None:
     admit(ledger, Admission(job=Job(name="k"), seeding="s", chunk=0, chunks=1, urls=[OTHER + "/"]), now=0)
     batches = {batch.host: batch for batch in lease(ledger, 5, now=0)}
     stolen, mine = batches["a.test"], batches["b.test"]
-    for forged in (replace(report(mine), lease=stolen.lease), replace(report(stolen), job="k")):
+    of_others = (
+        replace(report(mine), lease=stolen.lease),
+        replace(report(stolen), job="k"),
+        replace(report(stolen), host="b.test"),
+    )
+    for forged in of_others:
         with pytest.raises(proof.ForgedError, match=f"lease {stolen.lease} is not of"):
             record(ledger, [forged], now=1)
     assert record(ledger, [report(stolen), report(mine)], now=2) == 2
