@@ -28,6 +28,7 @@ from sqlalchemy.exc import DBAPIError
 from crawler import fields, progress, settings, urls
 from crawler.frontier import caps, export, orders, politeness, status
 from crawler.frontier.ledger import Ledger
+from crawler.printable import log_printably, printable
 
 console = progress.standard_output()
 
@@ -89,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("--format", choices=export.FORMATS, default="jsonl")
     exporting.add_argument("--where", default="", metavar="CONDITIONS")
     exporting.add_argument("-o", "--output", type=Path, help="default: standard output")
+    exporting.add_argument(
+        "--raw", action="store_true", help="for programs: every text as it is, also in CSV and on a terminal"
+    )
     command("block", _block, "never ask a host again; exclude the URLs queued for it", "host")
     command("unblock", _unblock, "undo block; queue again the URLs it excluded", "host")
     command("pause", _state("paused"), "stop fetching for a job; workers return the batches they hold", "job")
@@ -114,7 +118,7 @@ def _ledger(options: argparse.Namespace) -> Ledger:
 
 
 def _shown(text: str) -> str:
-    return "\n".join(progress.printable(line.strip()) for line in text.split("\n"))
+    return "\n".join(printable(line.strip()) for line in text.split("\n"))
 
 
 def _say(*lines: str) -> None:
@@ -252,6 +256,8 @@ def _export(options: argparse.Namespace) -> int:
                 options.format,
                 options.output or sys.stdout.buffer,
                 names=fields.names(job.extract),
+                raw=options.raw,
+                shown=options.output is None and sys.stdout.isatty(),
                 progress=lambda count: bar.update(task, completed=count),
             )
     except BrokenPipeError:  # `| head` has seen enough
@@ -319,7 +325,7 @@ def _delete(options: argparse.Namespace) -> int:
     if not options.yes:
         if not sys.stdin.isatty():
             sys.exit(f"To delete {options.job} without being asked: --yes")
-        if console.input(f"Delete all that the ledger knows of {options.job}? [y/N] ", markup=False) not in (
+        if console.input(f"Delete all that the ledger knows of {printable(options.job)}? [y/N] ", markup=False) not in (
             "y",
             "yes",
         ):
@@ -363,6 +369,7 @@ def _until_told_to_stop() -> Any:
     from crawler.processes import systemd
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    log_printably(logging.getLogger())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: systemd.STOP.set())
     return systemd.STOP

@@ -32,6 +32,14 @@ LinkURL = Annotated[str, Meta(max_length=urls.MAX_LENGTH)]
 """A URL that the ledger may come to know by a message: no longer than its index can hold."""
 
 
+Status = Annotated[int, Meta(ge=100, le=999)]
+"""An HTTP status: any of three digits, as servers send them."""
+Rest = Annotated[float, Meta(ge=0, le=86400)]
+"""Seconds for which a host is left alone: a day at most."""
+Name = Annotated[str, Meta(max_length=300)]
+"""Of a lease, job, host, worker or release."""
+
+
 class Cause(StrEnum):
     """Why a URL is in its state: what the code decides by. The `reason` beside it is for people alone."""
 
@@ -102,7 +110,7 @@ class RobotsFile(Texts, gc=False):
 
     fetched_at: float
     """Seconds since the epoch."""
-    status: Small
+    status: Annotated[int, Meta(ge=0, le=999)]
     """The HTTP status it came with; 0: no answer at all."""
     body: str = ""
 
@@ -160,7 +168,7 @@ class Request(Texts, gc=False, kw_only=True):
     url: str
     at: float
     """Seconds since the epoch when it was sent."""
-    status: Small | None = None
+    status: Status | None = None
     reason: str | None = None
     """Why there is no status."""
     seconds: float
@@ -178,7 +186,7 @@ class UrlResult(Texts):
     reason: str | None = None
     """Why it failed or was excluded, for a person to read."""
     cause: AnyCause | None = None
-    status: Small | None = None
+    status: Status | None = None
     title: str | None = None
     content_type: str | None = None
     bytes: Large | None = None
@@ -231,7 +239,7 @@ class BackOff(Texts, gc=False):
 
     reason: str
     cause: AnyCause | None = None
-    seconds: float | None = None
+    seconds: Rest | None = None
     """As the host asked (Retry-After); None: the frontier chooses, longer each time."""
 
     _TEXTS = ("reason",)
@@ -240,12 +248,12 @@ class BackOff(Texts, gc=False):
 class Report(Message):
     """A batch's outcome, whole: every target is in exactly one of results, retries and unfetched."""
 
-    lease: str
-    job: str
-    host: str
-    worker: str
-    release: str
-    delay: float
+    lease: Name
+    job: Name
+    host: Name
+    worker: Name
+    release: Name
+    delay: Rest
     """Seconds to leave this host alone after the batch."""
     requests: list[Request] = []
     results: list[UrlResult] = []
@@ -266,13 +274,13 @@ class Report(Message):
         for link in self.links:
             room -= len(link.url) + len(link.found_on or "") + 60
             if room < 0 and part:
-                yield replace(self, **_LINKS_ALONE, links=part)
+                yield replace(self, **LINKS_ALONE, links=part)
                 part, room = [], size
             part.append(link)
         yield replace(self, links=part)
 
 
-_LINKS_ALONE: dict[str, Any] = {
+LINKS_ALONE: dict[str, Any] = {
     "lease": "",
     "requests": [],
     "results": [],
@@ -281,6 +289,7 @@ _LINKS_ALONE: dict[str, Any] = {
     "robots": {},
     "back_off": None,
 }
+"""What makes a report one of links alone, without a lease."""
 
 
 class Hold(Message):

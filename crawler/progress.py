@@ -7,7 +7,6 @@ pattern such as `[/a](` is not taken for rich's markup.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from types import TracebackType
@@ -18,19 +17,12 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 from rich.text import Text
 
+from crawler.printable import printable
+
 WIDTH = 160
 """Of tables, in characters, where there is no terminal."""
 LOG_SECONDS = 5.0
 """Between two lines, where there is no terminal to draw a bar on."""
-
-# Control characters (C0, DEL, C1), line and paragraph separators, lone surrogates, and the marks that reverse the order
-# of what is shown (Unicode TR 9).
-_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: object) -> str:
-    r"""`text` on one line, with each character that would control the terminal written as an escape: ESC as `\x1b`."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def standard_output() -> Console:

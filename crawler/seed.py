@@ -51,6 +51,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from crawler import limits, progress, settings, urls
 from crawler.job import Job, JobError
 from crawler.messages import Admission
+from crawler.printable import printable
 from crawler.worker import egress, extract
 
 CHUNK = 1000
@@ -296,7 +297,7 @@ def _with_bar(file: IO[str], path: Path) -> Iterator[Iterable[str]]:
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task(progress.printable(path.name), total=size)
+        task = bar.add_task(printable(path.name), total=size)
         yield counted()
 
 

@@ -23,7 +23,7 @@ def admit(ledger: Ledger, admission: Admission, now: float) -> int:
         if not _arrived(ledger, tx, job_id, admission, now):
             return 0
         found = moves.none_yet()
-        seeds = (Link(url=url, depth=0, seed=True) for url in admission.urls)
+        seeds = [Link(url=url, depth=0, seed=True) for url in admission.urls]
         new = links.insert(ledger, tx, links.meet(ledger, tx, job_id, admission.job, seeds), found, now)
         moves.apply(ledger, tx, found, now)
         # Whoever hands over URLs of a host that was given up wants it to be tried again.

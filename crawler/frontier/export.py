@@ -9,7 +9,8 @@
                                                         extractor failed
 
 In CSV, a text that a spreadsheet would run as a formula (it begins with = + - @, a tab or a line break) is preceded by
-an apostrophe. JSON lines and Parquet carry every text as it is.
+an apostrophe, and on a terminal what would control it is written as an escape. With --raw, CSV carries every text as it
+is, as JSON lines and Parquet do.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import sqlalchemy as sa
 
 from crawler.frontier import schema
+from crawler.printable import UNPRINTABLE, printable
 
 Format = Literal["jsonl", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
@@ -75,16 +77,19 @@ def write(
     out: Path | BinaryIO,
     *,
     names: Sequence[str] = (),
+    raw: bool = False,
+    shown: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Write `records`, as status.pages gives them; returns how many there were.
 
     A path `out` appears when it is complete; until then there is `….part` beside it. The `names` of extracted fields
     give CSV and Parquet a column `fields.NAME` each, with a list of values as JSON; without them there is one column
-    `fields`, all JSON. `progress` is told the number of rows written so far. Raises ExportError before anything is
-    written.
+    `fields`, all JSON. `raw`: leave formulas in CSV, and control characters, as they are. `shown`: `out` is a terminal.
+    `progress` is told the number of rows written so far. Raises ExportError before anything is written.
     """
     write_all = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}[form]
+    style = _Style(neutral=not raw, printable=shown and not raw)
     if form == "parquet":
         _pyarrow()
     rows = map(_row, records)
@@ -98,7 +103,7 @@ def write(
             progress(count)
 
     with _opened(out) as stream:
-        write_all(chunks(), stream, names)
+        write_all(chunks(), stream, names, style)
     return count
 
 
@@ -131,15 +136,26 @@ def _row(record: Mapping[str, Any]) -> Row:
     return row
 
 
-def _jsonl(chunks: Iterator[list[Row]], stream: BinaryIO, _: Sequence[str]) -> None:
+class _Style(NamedTuple):
+    """How texts are written."""
+
+    neutral: bool
+    """In CSV, without formulas."""
+    printable: bool
+    """Without what controls a terminal."""
+
+
+def _jsonl(chunks: Iterator[list[Row]], stream: BinaryIO, _: Sequence[str], style: _Style) -> None:
     for chunk in chunks:
         for row in chunk:
             row["fetched_at"] = _iso(row["fetched_at"])
-        lines = "".join([json.dumps(row, ensure_ascii=False) + "\n" for row in chunk])
-        stream.write(lines.encode("utf-8", "replace"))
+        lines = [json.dumps(row, ensure_ascii=False) for row in chunk]
+        if style.printable:  # of what controls a terminal, JSON itself escapes C0 alone
+            lines = [UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in lines]
+        stream.write("".join([line + "\n" for line in lines]).encode("utf-8", "replace"))
 
 
-def _csv(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) -> None:
+def _csv(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str], style: _Style) -> None:
     text = io.TextIOWrapper(stream, "utf-8", "replace", newline="", write_through=True)
     try:
         # Lines end with CRLF (RFC 4180): with another end, Python 3.11 would leave a lone CR or LF in a text unquoted,
@@ -150,16 +166,19 @@ def _csv(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) ->
             for row in chunk:
                 row["fetched_at"] = _iso(row["fetched_at"])
                 _flatten(row, names)
-            writer.writerows([{name: _text_cell(value) for name, value in row.items()} for row in chunk])
+            writer.writerows([{name: _text_cell(value, style) for name, value in row.items()} for row in chunk])
     finally:
         text.detach()  # the stream is not ours to close
 
 
-def _text_cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+def _text_cell(value: Any, style: _Style) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = f"'{value}" if style.neutral and value.startswith(_FORMULA) else value
+    return printable(text) if style.printable else text
 
 
-def _parquet(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str]) -> None:
+def _parquet(chunks: Iterator[list[Row]], stream: BinaryIO, names: Sequence[str], _: _Style) -> None:
     pa, pq = _pyarrow()
     kinds = {
         "status": pa.int32(),

@@ -48,24 +48,40 @@ class Met(NamedTuple):
     """Rows of urls, in the order of their key."""
 
 
-def meet(ledger: Ledger, tx: Connection, job_id: int, job: Job, links: Iterable[Link]) -> Met:
-    """Those of `links` that are unknown, or may change what is known. Most are neither: pages link to the same pages.
-    By primary key; locks nothing."""
+def meet(ledger: Ledger, tx: Connection, job_id: int, job: Job, links: Sequence[Link]) -> Met:
+    """Those of `links` that are unknown, or may change what is known. By primary key; locks nothing."""
+    return chosen(job_id, job, of_interest(ledger, tx, job_id, job, links))
+
+
+def of_interest(ledger: Ledger, tx: Connection, job_id: int, job: Job, links: Sequence[Link]) -> list[Link]:
+    """Those of `links` that are to URLs which are unknown, or of which any of them may change what is known. Most are
+    neither: pages link to the same pages. By primary key; locks nothing."""
+    looked_for = [
+        {"job_id": job_id, "host": key[0], "url": key[1], "depth": None if link.excluded else link.depth}
+        for key, link in sorted(_best(links).items(), key=itemgetter(0))
+    ]
+    if not looked_for:
+        return []
+    found = {row.url for row in ledger.run(tx, _of_interest, looked_for, job.depth is not None)}
+    return [link for link in links if link.url in found]
+
+
+def chosen(job_id: int, job: Job, links: Iterable[Link]) -> Met:
+    """Of `links`, those that are of interest, the one that counts for each URL."""
+    return Met(job_id, job, [_row(job, key, link) for key, link in sorted(_best(links).items(), key=itemgetter(0))])
+
+
+def _best(links: Iterable[Link]) -> dict[tuple[str, str], Link]:
+    """By host and URL, the link that counts: of several the allowed one, and of those the one on the shortest path."""
     best: dict[str, Link] = {}
     for link in links:
         other = best.get(link.url)
-        # Of several that lead to one URL the allowed one counts, and of those the shortest path.
         if other is None or (bool(link.excluded), link.depth) < (bool(other.excluded), other.depth):
             best[link.url] = link
-    by_key = {(url_rules.host_of(url), url): link for url, link in best.items()}
-    looked_for = [
-        {"job_id": job_id, "host": key[0], "url": key[1], "depth": None if link.excluded else link.depth}
-        for key, link in sorted(by_key.items(), key=itemgetter(0))
-    ]
-    if not looked_for:
-        return Met(job_id, job, [])
-    chosen = ledger.run(tx, _of_interest, looked_for, job.depth is not None)
-    return Met(job_id, job, [_row(job, key, by_key[key]) for key in sorted((row.host, row.url) for row in chosen)])
+    try:
+        return {(url_rules.host_of(url), url): link for url, link in best.items()}
+    except IndexError:  # no URL at all
+        return {(url_rules.host_of(url), url): link for url, link in best.items() if url.count("/") > 2}
 
 
 def _row(job: Job, key: tuple[str, str], link: Link) -> Row:

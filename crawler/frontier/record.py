@@ -15,7 +15,7 @@ from msgspec.structs import asdict
 from sqlalchemy.engine import Connection
 
 from crawler import urls as url_rules
-from crawler.frontier import budgets, lease, links, machines, moves, politeness, sweeps, traps
+from crawler.frontier import budgets, lease, links, machines, moves, politeness, proof, sweeps, traps
 from crawler.frontier.ledger import NOW, Ledger, UnreadableJobError, job_of
 from crawler.frontier.schema import host_queues, jobs, leases, requests, urls, workers
 from crawler.job import Job
@@ -35,13 +35,18 @@ class _OfJob:
     job: Job
     trapped: bool = False
     """Whether it may have closed sections."""
+    is_known: bool = True
+    """Whether its row can be read."""
 
 
-def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
+def record(ledger: Ledger, reports: Iterable[Report], now: float, refused: set[tuple[str, str]] | None = None) -> int:
     """Take in the outcome of batches; returns how many pages they finished. Results of a lease that ran out still count
     where the URL has not been leased again. A report seen twice changes nothing. Reports of a job that does not exist
     (any more) are left out; and those of redelivered batches, whose first holder may still be fetching: when their
-    leases end, its holds decide (holds.py)."""
+    leases end, its holds decide (holds.py).
+
+    What is not proved does not count (proof.py), and raises ForgedError where that is a whole report. The links (job,
+    URL) that were not taken as they were reported are added to `refused`: nobody may take them for known."""
     reports = [report for report in reports if not report.redelivered]
     with ledger.transaction() as tx:
         of_job, ordered = _jobs(ledger, tx, reports, now)
@@ -51,20 +56,23 @@ def record(ledger: Ledger, reports: Iterable[Report], now: float) -> int:
         if not reports:
             return 0
         found = moves.none_yet()
-        met = _meet(ledger, tx, reports, of_job)
+        proved_of = {name: proof.OfJob(known.job_id, known.job, known.is_known) for name, known in of_job.items()}
+        reports = proof.of_leases(ledger, tx, reports, proved_of, now)
+        leased = [report for report in reports if report.lease]
+        met = _meet(ledger, tx, reports, of_job, set() if refused is None else refused)
         opened = _opened(links.lock(ledger, tx, _named(reports, of_job), met))
         taken_in = _finish_urls(ledger, tx, reports, of_job, opened, found, now)
         for of_this in met:
             links.insert(ledger, tx, of_this, found, now)
         held, watched = _end_leases(ledger, tx, reports, taken_in, found, now)
-        due = politeness.reported(ledger, tx, reports, held, now)
+        due = politeness.reported(ledger, tx, leased, held, now)
         locked = moves.lock(ledger, tx, found, {report.host for report in reports if report.lease in held})
         moves.apply(ledger, tx, found, now, {key: due[key[1]] for key in locked})
         _note_wakes(ledger, tx, taken_in.wakes)
         most = {known.job_id: known.job.max_pages_per_host for known in of_job.values()}
         limited = {key: most[key[0]] for key in found if most[key[0]] is not None}
         politeness.flag_unwanted(ledger, tx, limited)
-        _log_requests(ledger, tx, reports, of_job)
+        _log_requests(ledger, tx, leased, of_job)
         ordered += _close(ledger, tx, of_job.values(), taken_in, watched, now)
         _credit(ledger, tx, taken_in.pages, now)
     for sweep_id in ordered:
@@ -82,7 +90,7 @@ def _jobs(ledger: Ledger, tx: Connection, reports: list[Report], now: float) -> 
         try:
             known[row.name] = _OfJob(row.job_id, job_of(row.spec, row.prefixes), bool(row.trapped))
         except UnreadableJobError:
-            known[row.name] = _OfJob(row.job_id, Job(name=row.name))
+            known[row.name] = _OfJob(row.job_id, Job(name=row.name), is_known=False)
         else:
             if known[row.name].job.scope.kind == "prefix":
                 of_this = [report for report in reports if report.job == row.name]
@@ -103,8 +111,12 @@ def _widen(ledger: Ledger, tx: Connection, of_job: _OfJob, reports: list[Report]
     """Let the job's scope follow its seeds: where one redirects out of the prefixes, the folder it leads to is a prefix
     as well, and a sweep judges again what was kept out; returns that. Locks the job's sweeps, then its row, before any
     URL; idempotent."""
-    goals = [link.url for report in reports for link in report.links if link.seed and link.hops]
-    new = {_folder(url) for url in goals if not url.startswith(of_job.job.scope.prefixes)}
+    goals = [link for link in _links(reports, of_job.job.name) if link.seed and link.hops]
+    goals = [link for link in goals if not link.url.startswith(of_job.job.scope.prefixes)]
+    if not goals:
+        return []
+    pages = proof.pages(ledger, tx, {of_job.job_id: goals})
+    new = {_folder(link.url) for link in proof.of_seeds(of_job.job_id, goals, pages)}
     if not new:
         return []
     sweeps.replace(tx, sweeps.of_job(of_job.job_id), sweeps.JUDGE, now)
@@ -116,10 +128,22 @@ def _widen(ledger: Ledger, tx: Connection, of_job: _OfJob, reports: list[Report]
     return [sweeps.order(ledger, tx, of_job.job_id, sweeps.JUDGE, now)]
 
 
-def _meet(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob]) -> list[links.Met]:
-    """The links of the reports, by job, that may change the ledger: what a budget or a closed section keeps out is
-    excluded. A look for each job; more only for jobs that have budgets or closed sections."""
-    found = {known.job_id: _links(reports, name) for name, known in of_job.items()}
+def _meet(
+    ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[str, _OfJob], refused: set[tuple[str, str]]
+) -> list[links.Met]:
+    """The links of the reports, by job, that may change the ledger, as they count: what a budget or a closed section
+    keeps out is excluded. A look for each job, and one for the pages that links of interest are on; more only for jobs
+    that have budgets or closed sections. Those that do not count as they were reported are added to `refused`."""
+    found = {
+        known.job_id: links.of_interest(ledger, tx, known.job_id, known.job, _links(reports, name))
+        for name, known in of_job.items()
+    }
+    pages = proof.pages(ledger, tx, found)
+    for name, known in of_job.items():
+        of_this = proof.OfJob(known.job_id, known.job, known.is_known)
+        found[known.job_id], not_taken = proof.judged(of_this, found[known.job_id], pages)
+        refused |= {(name, url) for url in not_taken}
+        proof.say_refused(reports, name, not_taken)
     parts = {known.job_id: budgets.Part(known.job, known.trapped) for known in of_job.values()}
     parts = {job_id: part for job_id, part in parts.items() if part.is_bounded}
     for job_id, part in parts.items():
@@ -127,7 +151,7 @@ def _meet(ledger: Ledger, tx: Connection, reports: list[Report], of_job: dict[st
     budgets.read(ledger, tx, parts)
     for job_id, part in parts.items():
         found[job_id] = budgets.keep_out(part, found[job_id])
-    return [links.meet(ledger, tx, known.job_id, known.job, found[known.job_id]) for known in of_job.values()]
+    return [links.chosen(known.job_id, known.job, found[known.job_id]) for known in of_job.values()]
 
 
 def _close(
@@ -235,7 +259,9 @@ def _finish_urls(
             result = asdict(page)
             del result["url"], result["state"]
             if result["fields"] is not None:
-                result["fields"] = json.dumps(result["fields"], ensure_ascii=False)
+                text = json.dumps(result["fields"], ensure_ascii=False)
+                too_long = {"fields": None, "extract_error": f"{len(text)} characters of fields"}
+                result |= {"fields": text} if len(text) <= proof.MAX_FIELDS else too_long
             # A 304, and a page that failed, keep what an earlier visit found; only a new body replaces it.
             rows = new_body if page.digest else no_body
             followed = done or page.cause in links.FOLLOWED
@@ -291,7 +317,7 @@ def _opened(named: Iterable[Any]) -> dict[tuple[str, str], Any]:
 
 
 def _links(reports: list[Report], job: str) -> list[Link]:
-    return [link for report in reports if report.job == job for link in report.links]
+    return [link for report in reports if report.job == job for link in proof.to_judge(report.links)]
 
 
 def _update(ledger: Ledger, tx: Connection, rows: list[dict[str, Any]], names: tuple[str, ...]) -> None:

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import after_setup_logger, celeryd_after_setup, worker_shutting_down
+from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_after_setup, worker_shutting_down
 from kombu import Exchange, Queue, binding
 
 from crawler import limits
+from crawler.printable import log_printably
 from crawler.processes import queues, systemd
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,12 @@ def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
     queue.exchange = Exchange("")  # Celery put its default there, which we may not bind to
     queue.bindings = {binding(queues.ORDERS)}
     _this_worker.name, _this_worker.pulse_queue = sender, queue
+
+
+@after_setup_task_logger.connect
+@after_setup_logger.connect
+def _log_printably(logger: logging.Logger, **_: Any) -> None:
+    log_printably(logger)
 
 
 @after_setup_logger.connect

@@ -125,8 +125,9 @@ class Recorder:
         """Take in reports, in one transaction. Where that fails, each in one of its own, so that one which cannot be
         recorded becomes a dead letter alone."""
         reports = [self._without_known_links(report) for _, report in taken]
+        refused: set[tuple[str, str]] = set()
         try:
-            done = self._in_ledger(lambda: record(self.ledger, reports, time.time()))
+            done = self._in_ledger(lambda: record(self.ledger, reports, time.time(), refused))
         except (BrokerLostError, DatabaseAwayError):
             raise
         except Exception as error:
@@ -139,7 +140,7 @@ class Recorder:
         else:
             for message, report in taken:
                 self.inbox.acknowledge(message)
-                self._known_links.add(report.job, report.links)
+                self._known_links.add(report.job, (one for one in report.links if (report.job, one.url) not in refused))
             log.info(
                 "%s: %d reports on %d hosts, %d done, %d links",
                 ", ".join(sorted({report.job for report in reports})),

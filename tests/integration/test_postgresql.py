@@ -18,6 +18,7 @@ from machine_promises import *  # noqa: F403
 from msgspec.structs import replace
 from order_promises import *  # noqa: F403
 from partition_promises import *  # noqa: F403
+from proof_promises import *  # noqa: F403
 from reading_promises import *  # noqa: F403
 from sharing_promises import *  # noqa: F403
 from sqlalchemy.exc import DBAPIError
@@ -98,8 +99,9 @@ def test_recorders_and_schedulers_at_once(ledger: Ledger) -> None:
     """On one host: nothing lost, nothing twice."""
     admit(ledger, admission(*(f"/{n}" for n in range(40)), delay=0, connections=4), now=0)
 
-    def find(_: Batch) -> list[Link]:
-        return [Link(url=f"{SITE}/{random.randrange(600)}", depth=1) for _ in range(100)]  # noqa: S311
+    def find(batch: Batch) -> list[Link]:
+        page = batch.targets[0].url
+        return [Link(f"{SITE}/{random.randrange(600)}", 1, page) for _ in range(100)]  # noqa: S311
 
     leased = all_at_once(ledger, 2, find)
     assert len(leased) == len(set(leased)) > 40
@@ -119,7 +121,7 @@ def test_jobs_on_the_same_hosts_whose_pages_link_to_each_other(ledger: Ledger) -
 
     def find(batch: Batch) -> list[Link]:
         found = [
-            Link(url=f"http://{random.choice(hosts)}/{random.randrange(20)}", depth=target.depth + 1)  # noqa: S311
+            Link(f"http://{random.choice(hosts)}/{random.randrange(20)}", target.depth + 1, target.url)  # noqa: S311
             for target in batch.targets
             if batch.job.depth is None or target.depth < batch.job.depth
             for _ in range(8)
@@ -152,10 +154,11 @@ def test_budgets_are_exact_and_a_trap_is_closed_whoever_records(
     seeds = [f"http://{host}/{number}" for host in hosts for number in range(50)]
     admit(ledger, Admission(job=job, seeding="s", chunk=0, chunks=1, urls=seeds), now=0)
 
-    def find(_: Batch) -> list[Link]:
+    def find(batch: Batch) -> list[Link]:
+        page = batch.targets[0].url
         folders = random.choices(("", "a/", "copies/"), k=60)  # noqa: S311
         return [
-            Link(url=f"http://{random.choice(hosts)}/{folder}{random.randrange(3000)}", depth=1)  # noqa: S311
+            Link(f"http://{random.choice(hosts)}/{folder}{random.randrange(3000)}", 1, page)  # noqa: S311
             for folder in folders
         ]
 

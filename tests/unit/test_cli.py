@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import os
+import pty
 import subprocess
 import sys
 import time
@@ -262,6 +265,42 @@ def test_export_to_a_pipe(ledger: Ledger) -> None:
 
 
 # --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def typed_on_a_terminal(ledger: Ledger, *arguments: str) -> str:
+    """What a person sees who types `crawler export --job j ...`."""
+    program = [sys.executable, "-c", "import sys; from crawler.cli import main; main(sys.argv[1:])"]
+    command = [*program, "--local", str(ledger.engine.url.database), "export", "--job", "j", *arguments]
+    screen, terminal = pty.openpty()
+    with subprocess.Popen(command, stdout=terminal, stderr=subprocess.DEVNULL) as process:
+        os.close(terminal)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the process has closed its end
+            while piece := os.read(screen, 65536):
+                seen += piece
+    os.close(screen)
+    assert process.returncode == 0
+    return seen.decode()
+
+
+@pytest.mark.usefixtures("crawled")
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_export_steers_no_terminal_unless_it_is_told_to(ledger: Ledger, form: str) -> None:
+    seen = typed_on_a_terminal(ledger, "--format", form)
+    assert not set(seen) & {"\x1b", "\x07", "\x9b"}
+    if form == "csv":
+        assert "'" + SHOWN in seen
+    else:
+        assert TITLE in {json.loads(line)["title"] for line in seen.splitlines()}
+    assert "\x9b" in typed_on_a_terminal(ledger, "--format", form, "--raw")
+
+
+@pytest.mark.usefixtures("crawled")
+def test_export_for_programs_leaves_formulas_as_they_are(crawler: Crawler, tmp_path: Path) -> None:
+    for raw, title in (((), "'" + TITLE), (("--raw",), TITLE)):
+        assert crawler("export", "--job", "j", "--format", "csv", "-o", str(tmp_path / "o.csv"), *raw)[0] == 0
+        rows = list(csv.DictReader((tmp_path / "o.csv").open(newline="")))
+        assert sorted(row["title"] for row in rows) == sorted(["", title, "Page"])
 
 
 def states(crawler: Crawler) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from crawler import progress
+from crawler.printable import log_printably, printable
 
 STATES = ("discovered", "done", "failed", "excluded", "queued", "leased")
 CLEAR = "\x1b[2J\x1b]0;owned\x07"
@@ -52,7 +54,25 @@ def written(to: Console) -> str:
     ],
 )
 def test_printable(text: object, shown: str) -> None:
-    assert progress.printable(text) == shown
+    assert printable(text) == shown
+
+
+def test_no_text_in_a_log_steers_a_terminal_or_passes_for_a_record() -> None:
+    out = io.StringIO()
+    log = logging.Logger("crawler.test")
+    log.addHandler(logging.StreamHandler(out))
+    log.handlers[0].setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    log_printably(log)
+    log_printably(log)
+    log.warning("%s: left out", f"worker-1{CLEAR}\nINFO all is well")
+    try:
+        raise ValueError(f"{CLEAR}\nCRITICAL run this")
+    except ValueError:
+        log.exception("failed")
+    lines = out.getvalue().split("\n")
+    assert lines[:3] == [r"WARNING worker-1\x1b[2J\x1b]0;owned\x07", "  INFO all is well: left out", "ERROR failed"]
+    assert [line for line in lines[3:] if line and not line.startswith("  ")] == []
+    assert "  CRITICAL run this" in lines
 
 
 @given(st.text())

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
     {"__init__"},
+    {"printable"},
     {"limits", "urls", "fields", "settings", "progress"},
     {"job", "resolver"},
     {"messages"},

@@ -123,7 +123,7 @@ def test_a_dead_host_holds_no_other(ledger: Ledger) -> None:
 
 
 def links_of(batch: Batch, depth: int, *paths: str) -> Report:
-    return replace(report(batch), links=[Link(url=SITE + path, depth=depth) for path in paths])
+    return replace(report(batch), links=[Link(SITE + path, depth, batch.targets[0].url) for path in paths])
 
 
 def test_a_later_seed_that_was_a_leaf_is_expanded(ledger: Ledger) -> None:
@@ -132,7 +132,7 @@ def test_a_later_seed_that_was_a_leaf_is_expanded(ledger: Ledger) -> None:
     (batch,) = lease(ledger, 1, now=0)
     record(ledger, [links_of(batch, 1, "/b")], now=1)
     (batch,) = lease(ledger, 1, now=2)
-    out = Link(url=SITE + "/c", depth=2, excluded="depth", cause=Cause.DEPTH)
+    out = Link(SITE + "/c", 2, SITE + "/b", excluded="depth", cause=Cause.DEPTH)
     page = UrlResult(url=SITE + "/b", state="done", fetched_at=2, status=200, etag='"1"', title="B", digest="d")
     record(ledger, [replace(report(batch, results=[page]), links=[out])], now=3)
     tidy.tidy(ledger, 4)

@@ -16,7 +16,7 @@ from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
-from crawler.job import Job
+from crawler.job import Job, Scope
 from crawler.messages import Admission, BackOff, Batch, Cause, Link, Report, Request, Retry, UrlResult
 
 REFUSED = BackOff(reason="connection refused", cause=Cause.CONNECT)
@@ -132,8 +132,8 @@ def test_waits_grow_and_end(ledger: Ledger) -> None:
 
 def test_a_waiting_url_does_not_keep_new_ones_waiting(ledger: Ledger) -> None:
     """All that is queued of a.test waits; b.test links to a new page of it."""
-    seeds = Admission(job=Job(name="j", delay=0), seeding="s", chunk=0, chunks=1, urls=[SITE + "/a", "http://b.test/"])
-    admit(ledger, seeds, now=0)
+    job, seeds = Job(name="j", delay=0, scope=Scope(kind="any")), [SITE + "/a", "http://b.test/"]
+    admit(ledger, Admission(job=job, seeding="s", chunk=0, chunks=1, urls=seeds), now=0)
     batches = {batch.host: batch for batch in lease(ledger, 2, now=0)}
     record(ledger, [retried(batches["a.test"])], now=1)
     assert lease(ledger, 5, now=2) == []
@@ -277,9 +277,15 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     assert counts(ledger, now) == {"failed": 1}
     dead_at = now
 
-    admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
+    admit(
+        ledger,
+        Admission(
+            job=Job(name="linked", scope=Scope(kind="any")), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]
+        ),
+        now,
+    )
     (batch,) = lease(ledger, 1, now)
-    record(ledger, [replace(report(batch), links=[Link(url=SITE + "/b", depth=1)])], now)
+    record(ledger, [replace(report(batch), links=[Link(SITE + "/b", 1, "http://b.test/")])], now)
     tidy.tidy(ledger, now + 1)
     assert lease(ledger, 1, now + 4000) == []  # it was dead a little while ago
 
@@ -290,9 +296,15 @@ def test_other_jobs_try_a_dead_host_again_some_day(ledger: Ledger) -> None:
     record(ledger, [unfetched(batch, REFUSED)], now + 11)
 
     later = dead_at + politeness.GIVEN_UP_SECONDS + 10_000
-    admit(ledger, Admission(job=Job(name="later"), seeding="b", chunk=0, chunks=1, urls=["http://c.test/"]), later)
+    admit(
+        ledger,
+        Admission(
+            job=Job(name="later", scope=Scope(kind="any")), seeding="b", chunk=0, chunks=1, urls=["http://c.test/"]
+        ),
+        later,
+    )
     batch = next(batch for batch in lease(ledger, 9, later) if batch.job.name == "later")
-    record(ledger, [replace(report(batch), links=[Link(url=SITE + "/d", depth=1)])], later)
+    record(ledger, [replace(report(batch), links=[Link(SITE + "/d", 1, "http://c.test/")])], later)
     tidy.tidy(ledger, later + 1)
     assert {page["url"]: page["state"] for page in status.pages(ledger, "later")}[SITE + "/d"] == "queued"
 
@@ -304,10 +316,16 @@ def test_a_day_later_a_dead_host_is_tried_again(ledger: Ledger) -> None:
         record(ledger, [unfetched(batches[0], REFUSED)], now)
         tidy.tidy(ledger, now)
         now = status.audit(ledger, "a.test")["next_due"] + 1.1
-    admit(ledger, Admission(job=Job(name="linked"), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]), now)
+    admit(
+        ledger,
+        Admission(
+            job=Job(name="linked", scope=Scope(kind="any")), seeding="l", chunk=0, chunks=1, urls=["http://b.test/"]
+        ),
+        now,
+    )
     (batch,) = lease(ledger, 1, now)
     later = now + politeness.GIVEN_UP_SECONDS + 1
-    record(ledger, [replace(report(batch), links=[Link(url=SITE + "/b", depth=1)])], later)
+    record(ledger, [replace(report(batch), links=[Link(SITE + "/b", 1, "http://b.test/")])], later)
     tidy.tidy(ledger, later)
     (batch,) = lease(ledger, 1, later + 2)
     assert [target.url for target in batch.targets] == [SITE + "/b"]

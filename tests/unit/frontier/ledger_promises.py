@@ -45,7 +45,7 @@ def report(batch: Batch, *, links: tuple[str, ...] = (), **fields: Any) -> Repor
             "release": "r",
             "delay": batch.job.delay,
             "results": pages,
-            "links": [Link(url=SITE + path, depth=1) for path in links],
+            "links": [Link(SITE + path, 1, batch.targets[0].url) for path in links],
             **fields,
         }
     )
@@ -259,22 +259,22 @@ def test_recrawl_visits_what_was_no_page_as_well(ledger: Ledger) -> None:
 def test_what_is_kept_out_on_one_way_may_come_in_on_another(ledger: Ledger) -> None:
     admit(ledger, admission("/"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    out, nearer = "scope: other host", Link(url=SITE + "/near", depth=5)
-    links = [Link(url="http://b.test/x", depth=1, excluded=out), Link(url=SITE + "/y", depth=9, excluded="depth")]
+    page, out = SITE + "/", "scope: other host"
+    nearer, far = Link(SITE + "/near", 5, page), Link(SITE + "/y", 9, page, excluded="depth")
+    links = [Link("http://b.test/x", 1, page, excluded=out), far]
     record(ledger, [replace(report(batch), links=[*links, nearer])], now=1)
     assert counts(ledger) == {"done": 1, "queued": 1, "excluded": 2}
     (batch,) = lease(ledger, 1, now=10)
-    found = [
-        Link(url="http://b.test/x", depth=1, found_on="http://b.test/"),
-        Link(url=SITE + "/y", depth=9, excluded="depth"),
-        Link(url=SITE + "/", depth=1),
-    ]
+    other = Admission(job=batch.job, seeding="b", chunk=0, chunks=1, urls=["http://b.test/"])
+    admit(ledger, other, now=10)
+    found = [Link("http://b.test/x", 1, "http://b.test/"), far, Link(SITE + "/", 1, page)]
     record(ledger, [replace(report(batch, results=[], unfetched=[nearer.url]), links=found)], now=11)
-    assert counts(ledger) == {"done": 1, "queued": 2, "excluded": 1}
+    assert counts(ledger) == {"done": 1, "queued": 3, "excluded": 1}
     assert admit(ledger, admission("/y", "/near", seeding="by hand"), now=12) == 1
-    assert counts(ledger) == {"done": 1, "queued": 3}
+    assert counts(ledger) == {"done": 1, "queued": 4}
     batches = lease(ledger, 5, now=100)
     assert {(target.url, target.depth, target.seed) for batch in batches for target in batch.targets} == {
+        ("http://b.test/", 0, True),
         ("http://b.test/x", 1, False),
         (SITE + "/y", 0, True),
         (nearer.url, 0, True),
@@ -370,7 +370,7 @@ def test_a_wider_limit_goes_on_where_the_narrower_one_stopped(ledger: Ledger) ->
         while batches := lease(ledger, 1, now):
             depth = batches[0].targets[0].depth + 1
             excluded = batches[0].job.refuses(f"{SITE}/{depth}", f"{SITE}/", depth)
-            link = Link(url=f"{SITE}/{depth}", depth=depth, excluded=excluded)
+            link = Link(f"{SITE}/{depth}", depth, batches[0].targets[0].url, excluded=excluded)
             record(ledger, [replace(report(batches[0]), links=[link])], now)
             tidy.tidy(ledger, now)
 

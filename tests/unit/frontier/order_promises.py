@@ -56,10 +56,16 @@ def test_audit_shows_every_request_and_the_rest_before_it(ledger: Ledger) -> Non
 def test_a_request_is_shown_to_the_host_that_was_asked(ledger: Ledger) -> None:
     admit(ledger, admission("/a"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    asked = [Request(url="http://www.a.test/robots.txt", at=1, status=200, seconds=0.1)]
+    asked = [
+        Request(url=f"{SITE}/robots.txt", at=1, status=301, seconds=0.1),
+        Request(url="http://www.a.test/robots.txt", at=1.5, status=200, seconds=0.1),
+    ]
     record(ledger, [report(batch, requests=asked)], now=2)
     with ledger.transaction() as tx:
-        assert tx.execute(sa.select(requests.c.host)).scalars().all() == ["www.a.test"]
+        assert tx.execute(sa.select(requests.c.host).order_by(requests.c.at)).scalars().all() == [
+            "a.test",
+            "www.a.test",
+        ]
 
 
 def test_a_host_is_written_as_people_write_it(ledger: Ledger) -> None:
@@ -597,7 +603,7 @@ def test_a_limit_leaves_pages_their_next_visit(ledger: Ledger) -> None:
 def test_without_the_trap_rule_traps_come_back(ledger: Ledger) -> None:
     admit(ledger, admission("/"), now=0)
     (batch,) = lease(ledger, 1, now=0)
-    trap = Link(url=SITE + "/a/a/a/a/a", depth=1, excluded="trap: a path segment more than 3 times", cause="trap")
+    trap = Link(SITE + "/a/a/a/a/a", 1, SITE + "/", excluded="trap: a path segment more than 3 times", cause="trap")
     record(ledger, [replace(report(batch), links=[trap])], now=1)
     assert counts(ledger) == {"done": 1, "excluded": 1}
     admit(ledger, admission("/", seeding="2", traps=False), now=2)

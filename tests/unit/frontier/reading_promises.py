@@ -120,11 +120,14 @@ def test_rows_without_a_cause_are_understood(ledger: Ledger) -> None:
         Link(url=SITE + "/deep", depth=5, found_on=SITE + "/", excluded="depth"),
         Link(url="http://b.test/", depth=1, found_on=SITE + "/", excluded="scope: other host"),
         Link(url=SITE + "/a/a/a/a/", depth=1, found_on=SITE + "/", excluded="trap: a path segment more than 3 times"),
-        Link(url=SITE + "/pdf", depth=1, found_on=SITE + "/", excluded="robots.txt"),
+        Link(url=SITE + "/pdf", depth=1, found_on=SITE + "/"),
     ]
     record(ledger, [replace(report(batch), links=links)], now=1)
+    (batch,) = lease(ledger, 1, now=10)
+    (pdf,) = batch.targets
+    record(ledger, [report(batch, results=[UrlResult(pdf.url, "excluded", 10, "robots.txt")])], now=10)
     assert counts(ledger) == {"done": 1, "excluded": 4}
-    admit(ledger, admission("/", seeding="2", scope={"kind": "any"}, traps=False), now=2)
+    admit(ledger, admission("/", seeding="2", scope={"kind": "any"}, traps=False), now=11)
     assert counts(ledger) == {"done": 1, "queued": 3, "excluded": 1}
     for order, reason in (("cancelled", "job cancelled"), ("block", "host blocked")):
         written(

@@ -208,7 +208,7 @@ def test_first_and_last_patterns_order_a_host(ledger: Ledger) -> None:
     for now in range(0, 1000, 100):
         for batch in lease(ledger, 1, now):
             order += [target.url.removeprefix(SITE) for target in batch.targets]
-            links = [Link(url=f"{SITE}/news/late", depth=1)] if now == 100 else []
+            links = [Link(f"{SITE}/news/late", 1, batch.targets[0].url)] if now == 100 else []
             record(ledger, [replace(report(batch), links=links)], now)
     turns = [-1 if "news" in path else 1 if "tag" in path else 0 for path in order]
     assert len(order) == 7

@@ -82,7 +82,7 @@ class Bench:
                 release="r",
                 delay=0,
                 results=[UrlResult(url=batch.targets[0].url, state="done", fetched_at=time.time(), status=200)],
-                links=[Link(url=f"{batch.targets[0].url}next", depth=1)],
+                links=[Link(f"{batch.targets[0].url}next", 1, batch.targets[0].url)],
             )
             for batch in batches
         ]
@@ -169,9 +169,9 @@ def record_all(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[Repo
     original = module.record
 
     def before(first: Callable[[list[Report]], object]) -> None:
-        def record(ledger: Ledger, reports: list[Report], now: float) -> int:
+        def record(ledger: Ledger, reports: list[Report], now: float, refused: set[tuple[str, str]]) -> int:
             first(reports)
-            return original(ledger, reports, now)
+            return original(ledger, reports, now, refused)
 
         monkeypatch.setattr(module, "record", record)
 
@@ -248,7 +248,7 @@ def test_a_report_that_cannot_be_recorded_is_a_dead_letter_alone(
 ) -> None:
     good = bench.reports(4)
     poisoned = replace(good[0], host="never-leased.test")
-    bench.send(*good[:2], poisoned, *good[2:])
+    bench.send(poisoned, *good)
     bench.step()
     assert (bench.commits, bench.done(), bench.waiting()) == (4, 4, 0)
     assert [message.decode()[0][0]["host"] for message in bench.dead] == ["never-leased.test"]
@@ -624,6 +624,19 @@ def test_links_that_were_written_are_not_written_again(bench: Bench, record_all:
     # The first two were not recorded, so what they linked to is not known.
     assert seen == [["http://h0.test/next"], ["http://h0.test/next"], ["http://h0.test/next"], []]
     assert len(bench.dead) == 2
+
+
+def test_a_link_that_is_refused_is_not_taken_for_known(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A forged report would keep the link on an honest page from ever being written."""
+    (report,) = bench.reports(1)
+    url, page = "http://h0.test/x", report.results[0].url
+    bench.send(replace(report, lease="", results=[], worker="worker-1@stolen", links=[Link(url, 0, "http://b.test/")]))
+    bench.step()
+    assert "worker-1@stolen, lease none: 1 links that their pages cannot have" in caplog.text
+    bench.send(replace(report, links=[Link(url, 1, page)]))
+    bench.step()
+    assert (bench.done(), bench.waiting(), bench.dead) == (1, 0, [])
+    assert status.snapshots(bench.ledger, time.time())[0]["counts"]["queued"] == 1
 
 
 def test_the_pulse_comes_back_through_the_broker(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
