@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -359,7 +358,7 @@ def _recorder(options: argparse.Namespace) -> int:
     from crawler.processes.recorder import Recorder
 
     stop = _until_told_to_stop()
-    name = f"recorder-{options.number}@{socket.gethostname()}"
+    name = f"recorder-{options.number}@{settings.host_name()}"
     Recorder(_ledger(options), Inbox(settings.broker_url(), name), stop).run()
     return 0
 

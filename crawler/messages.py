@@ -315,6 +315,10 @@ class Admission(Message):
     urls: list[str] = []
 
 
+class Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    """An object without fields: what tasks of ours have in the places of Celery's named arguments and callbacks."""
+
+
 class MessageError(ValueError):
     """What arrived is not the message it should be; the text says what it should be, where, and what is there."""
 
@@ -359,8 +363,8 @@ def _decoder(kind: type[M]) -> msgspec.json.Decoder[M]:
 
 
 @functools.lru_cache
-def _task_decoder(kind: type[M]) -> msgspec.json.Decoder[tuple[tuple[M], Any, Any]]:
-    return msgspec.json.Decoder(tuple[tuple[kind], Any, Any], dec_hook=_as_job)  # type: ignore[valid-type]
+def _task_decoder(kind: type[M]) -> msgspec.json.Decoder[tuple[tuple[M], Nothing, Nothing]]:
+    return msgspec.json.Decoder(tuple[tuple[kind], Nothing, Nothing], dec_hook=_as_job)  # type: ignore[valid-type]
 
 
 # A job travels with every batch, and there are few: pydantic, which explains to a person what is wrong with one, reads

@@ -7,27 +7,43 @@ The failure that a setting prevents is named beside it, with Celery's issue.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 from celery.worker import consumer as celery_consumer
 
 from crawler import limits, settings
-from crawler.processes import heartbeat
-from crawler.processes.queues import ADMIT, FETCH, ORDERS, RECORD, work
+from crawler.messages import MessageError
+from crawler.processes import heartbeat, task_messages
+from crawler.processes.queues import ADMIT, BATCHES, FETCH, ORDERS, RECORD, REPORTS, SEEDS, work
 
 log = logging.getLogger(__name__)
 
 
 class Consumer(celery_consumer.Consumer):
-    """Celery's consumer with two changes: no native delayed delivery, which would declare 28 exchanges and queues (time
-    lives in the ledger: no task has an ETA); and a message that cannot be read is rejected to the dead letters, where
-    Celery would acknowledge and so drop it."""
+    """Celery's consumer with three changes: no native delayed delivery, which would declare 28 exchanges and queues
+    (time lives in the ledger: no task has an ETA); what is no task of ours is refused before Celery obeys it
+    (task_messages.py); and a message that cannot be read is rejected to the dead letters, where Celery would
+    acknowledge and so drop it."""
 
     class Blueprint(celery_consumer.Consumer.Blueprint):
         default_steps = [  # noqa: RUF012 - Celery's own name and shape
             step for step in celery_consumer.Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         ]
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(*arguments, **options)
+
+        def receive(message: Any) -> None:
+            try:
+                task_messages.check_for_worker(message, self.connection.userid)
+            except MessageError as error:
+                self.on_decode_error(message, error)
+            else:
+                handle(message)
+
+        return receive
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         log.critical("a message that cannot be read goes to the dead letters: %s", exc)
@@ -39,12 +55,12 @@ app.conf.update(
     task_queues=[work(ADMIT), work(FETCH), work(RECORD)],
     task_create_missing_queues=False,
     task_default_queue=RECORD,
-    # By exchange: given only a queue, Celery would publish through the default exchange, which reaches every queue.
+    # By exchange: given only a queue, Celery would publish through the default exchange, which nobody may use.
     task_routes={
-        "fetch": {"exchange": FETCH, "routing_key": FETCH},
+        "fetch": {"exchange": BATCHES, "routing_key": FETCH},
         "recall": {"exchange": ORDERS.name, "routing_key": "all"},
-        "admit": {"exchange": ADMIT, "routing_key": ADMIT},
-        "record": {"exchange": RECORD, "routing_key": RECORD},
+        "admit": {"exchange": SEEDS, "routing_key": ADMIT},
+        "record": {"exchange": REPORTS, "routing_key": RECORD},
     },
     # Acknowledged when the work is done, not when it begins: the broker redelivers what a dead worker had.
     task_acks_late=True,
@@ -60,6 +76,9 @@ app.conf.update(
     # A message published on a channel that then dies may be lost; with confirms, publishing raises (celery#9149).
     broker_transport_options={"confirm_publish": True},
     broker_heartbeat=limits.WORKER_HEARTBEAT,
+    # Connections that wait for confirms beside one another: a report takes milliseconds, and RabbitMQ grants a host so
+    # many for each worker (rabbitmq_connections_per_worker).
+    broker_pool_limit=3,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     task_ignore_result=True,

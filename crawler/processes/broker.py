@@ -9,12 +9,12 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu import Connection, Consumer, Producer, Queue
 from kombu.exceptions import OperationalError
 
 from crawler import limits
 from crawler.messages import Admission, Batch, Hold, convert
-from crawler.processes import queues
+from crawler.processes import queues, senders
 from crawler.processes.confirms import ConfirmedProducer
 from crawler.processes.queues import FETCH, HOLD, RECORD, STATUS
 
@@ -60,9 +60,9 @@ class Broker:
 
     def mark(self, at: float) -> None:
         """Send a mark through the queue of holds, to be heard after all that was sent before."""
-        Producer(self._channel(), exchange=Exchange(RECORD, no_declare=True)).publish(
-            {"mark": self._name, "at": at}, serializer="json", routing_key=HOLD, delivery_mode=1
-        )
+        producer = Producer(self._channel(), exchange=queues.exchange(HOLD))
+        options = {"routing_key": HOLD, "delivery_mode": 1, "user_id": self._connection.userid}
+        producer.publish({"mark": self._name, "at": at}, serializer="json", **options)
 
     def hear(self) -> tuple[list[Hold], float | None]:
         """The holds that have arrived since this was asked last, and the last of our own marks among them."""
@@ -77,14 +77,17 @@ class Broker:
         self._heard, self._marked = [], None
         return heard, marked
 
-    def _keep(self, body: Any, _: Any) -> None:
+    def _keep(self, body: Any, message: Any) -> None:
         try:
             if "mark" not in body:
-                self._heard.append(convert(Hold, body))
+                hold = convert(Hold, body)
+                senders.require(message, senders.of_worker(hold.worker))
+                self._heard.append(hold)
             elif body["mark"] == self._name:
+                senders.require(message, self._connection.userid)
                 self._marked = float(body["at"])
         except (TypeError, ValueError) as error:
-            log.critical("a hold that cannot be read is left out: %s", str(error).splitlines()[0])
+            log.critical("a hold that cannot be read is left out: %.300s", str(error).splitlines()[0])
 
     def send(self, batches: Iterable[Batch]) -> None:
         """Hand batches to the workers; returns when the broker has them all."""
@@ -98,7 +101,7 @@ class Broker:
 
     def recall(self, leases: list[str]) -> None:
         """Tell all workers to finish the batches of these leases at once."""
-        self._app.send_task("recall", args=[leases])
+        queues.send(self._app, "recall", leases)
 
     def admit(self, admission: Admission) -> None:
         """Hand a piece of a seeding to the frontier; returns when the broker has it."""

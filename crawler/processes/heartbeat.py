@@ -16,7 +16,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_after_setup, worker_shutting_down
-from kombu import Exchange, Queue, binding
+from kombu import binding
 
 from crawler import limits
 from crawler.printable import log_printably
@@ -35,7 +35,8 @@ class CeleryWorker:
 
     name: str = ""
     """In the fleet, such as worker-3@host1."""
-    pulse_queue: Queue | None = None
+    pulse_queue: Any = None
+    """Its queue for pulses; set with the name."""
     consumer: Any = None
     """Celery's consumer, since its first connection to the broker."""
 
@@ -66,10 +67,10 @@ def take_work(queue: str, wanted: bool, why_not: str) -> None:
 
 @celeryd_after_setup.connect
 def _consume_own_pulse(sender: str, instance: Any, **_: Any) -> None:
-    queue = queues.pulse(sender)
+    queue = queues.pulse(sender, instance.app.connection_for_read().userid)
     instance.app.amqp.queues.select_add(queue)
-    queue.exchange = Exchange("")  # Celery put its default there, which we may not bind to
-    queue.bindings = {binding(queues.ORDERS)}
+    # kombu forgets the exchange of a queue that has bindings: so that is one of them.
+    queue.bindings = {binding(queue.exchange, routing_key=queue.routing_key), binding(queues.ORDERS)}
     _this_worker.name, _this_worker.pulse_queue = sender, queue
 
 
@@ -122,6 +123,7 @@ class Pulse(bootsteps.StartStopStep):
                 systemd.notify("WATCHDOG=1")
                 continue
             try:
-                app.send_task("pulse", queue=_this_worker.pulse_queue)
+                queue = _this_worker.pulse_queue
+                queues.send(app, "pulse", exchange=queue.exchange.name, routing_key=queue.routing_key)
             except Exception as error:  # whatever it is: without a pulse, the watchdog restarts the worker
                 log.warning("pulse not sent: %s", error)

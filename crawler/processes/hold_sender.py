@@ -8,11 +8,11 @@ import threading
 from typing import Any
 
 import gevent
-from kombu import Exchange, Producer
+from kombu import Producer
 
 from crawler import limits
 from crawler.messages import Hold
-from crawler.processes.queues import HOLD, RECORD
+from crawler.processes.queues import HOLD, exchange, user_of
 from crawler.worker.holding import Holding
 
 log = logging.getLogger(__name__)
@@ -55,9 +55,10 @@ class HoldSender:
     def _send(self, hold: Hold) -> None:
         if self._producer is None:
             connection = self._app.connection_for_write(connect_timeout=limits.SILENT / 2)
-            self._producer = Producer(connection.channel(), exchange=Exchange(RECORD, no_declare=True))
+            self._producer = Producer(connection.channel(), exchange=exchange(HOLD))
         # Mandatory: a message that reaches no queue is confirmed as well, but first returned, which raises here.
-        self._producer.publish(hold, serializer="json", routing_key=HOLD, delivery_mode=1, mandatory=True)
+        options = {"routing_key": HOLD, "delivery_mode": 1, "mandatory": True, "user_id": user_of(self._producer)}
+        self._producer.publish(hold, serializer="json", **options)
 
     def _disconnect(self) -> None:
         if self._producer is not None:

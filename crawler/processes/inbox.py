@@ -39,8 +39,9 @@ class Inbox:
 
     def __init__(self, url: str, process: str) -> None:
         """`url` is the broker's address; `process` the recorder's name in the fleet, such as recorder-1@host1."""
-        self._url, self._pulse = url, queues.pulse(process)
+        self._url = url
         unconnected = Connection(url)
+        self._pulse = queues.pulse(process, unconnected.userid)
         self._errors = (*unconnected.connection_errors, *unconnected.channel_errors, OperationalError, OSError)
         self._reports: deque[Any] = deque()
         self._seeds: deque[Any] = deque()
@@ -160,7 +161,8 @@ class Inbox:
         """Send the heartbeat and the pulse, if they are due."""
         self._consuming.heartbeat_check()
         if time.monotonic() >= self._pulse_due:
-            self._producer.publish({}, routing_key=self._pulse.name, delivery_mode=1)
+            route = {"exchange": self._pulse.exchange.name, "routing_key": self._pulse.routing_key}
+            self._producer.publish({}, delivery_mode=1, **route)
             self._pulse_due = time.monotonic() + limits.PULSE
             with contextlib.suppress(TimeoutError):
                 while True:  # the broker's heartbeats

@@ -26,8 +26,9 @@ from crawler.frontier.ledger import Ledger
 from crawler.frontier.record import record
 from crawler.known_links import KnownLinks
 from crawler.messages import Admission, M, Message, MessageError, Report, decode_task
-from crawler.processes import systemd
+from crawler.processes import senders, systemd
 from crawler.processes.inbox import BrokerLostError, Inbox
+from crawler.processes.task_messages import task_of
 
 log = logging.getLogger(__name__)
 
@@ -93,15 +94,17 @@ class Recorder:
         self._take_in_one_by_one(returned)
 
     def _read(self, message: Any, kind: type[M]) -> M | None:
-        """What a message of a queue holds; None, and it is a dead letter, if that is not what belongs there."""
+        """What a message of a queue holds; None, and it is a dead letter, if that is not what belongs there, or
+        somebody else has sent it than it says."""
         try:
-            if message.errors:
-                raise message.errors[0][1]
-            if message.headers.get("task") != TASKS[kind]:
-                raise MessageError(f"no task of this queue: {message.headers.get('task')!r}")
-            if (message.content_type, str(message.content_encoding).lower()) != ("application/json", "utf-8"):
-                raise MessageError(f"no JSON in UTF-8: {message.content_type!r}, {message.content_encoding!r}")
-            return decode_task(kind, message.body)
+            if (task := task_of(message)) != TASKS[kind]:
+                raise MessageError(f"no task of this queue: {task[:100]!r}")
+            if kind is Admission:
+                senders.require(message, senders.SEED)
+            read = decode_task(kind, message.body)
+            if isinstance(read, Report):
+                senders.require(message, senders.of_worker(read.worker))
+            return read
         except Exception as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())
             log.critical("a message that cannot be read goes to the dead letters: %.300s", why)

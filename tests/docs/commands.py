@@ -63,6 +63,7 @@ ELSEWHERE = {
     "ansible-playbook scale.yml -e workers=20": "test_scale runs 20 over two hosts; 20 on each take 6 GB",
     "ansible-playbook playbooks/destroy.yml -e confirm=yes": "test_destroy",
     "crawler retry JOB --reason 'address not public'": "it wants such URLs: tests/unit/frontier/order_promises.py",
+    "ansible-playbook playbooks/revoke.yml -e confirm=yes --limit paris": "test_stolen_worker",
     "crawler retry JOB --reason trap": "it wants a section closed as a trap: tests/unit/test_cli.py",
     "sudo crawler delete JOB": "it asks, and wants a job that has ended: tests/unit/test_cli.py",
     "bash .ci/run": "it runs all tests, this one among them",

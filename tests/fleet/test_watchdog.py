@@ -20,8 +20,8 @@ def heartbeats_stolen(fleet: Fleet, unit: str, host: str) -> Iterator[None]:
     and goes on sending; that nothing comes back is all that it could notice. So it is with a consumer that the broker
     has forgotten."""
     kept = ROOT / ".fleet" / fleet.name
-    user = "worker" if "worker" in unit else "ledger"
-    password, url = (kept / f"{user}_password").read_text().strip(), (kept / "broker_url").read_text().strip()
+    user, file = (f"worker%40{host}", f"workers/{host}") if "worker" in unit else ("ledger", "ledger")
+    password, url = (kept / f"{file}_password").read_text().strip(), (kept / "broker_url").read_text().strip()
     name = f"pulse.{unit.removeprefix('crawler-').replace('@', '-')}@{host}"
     queue = Queue(name, no_declare=True, consumer_arguments={"x-priority": 10})
     stop = threading.Event()

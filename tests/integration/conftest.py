@@ -26,7 +26,9 @@ from crawler.frontier.schema import metadata
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = "inventory/integration"
 SSH = ["ssh", "-F", str(ROOT / ".cache/fleet/integration/ssh_config")]
-BROKER = "amqp://{0}:{0}@127.0.0.1:22292/crawler"
+BROKER = "amqp://{}@127.0.0.1:22292/crawler"
+"""With a user and its password: USERS."""
+USERS = {"seed": "seed:seed", "ledger": "ledger:ledger", "worker": "worker%40here:worker"}
 BIN = Path(sys.executable).parent
 
 
@@ -102,7 +104,7 @@ class Processes:
 
     def _environment(self, user: str, name: str = "tests") -> dict[str, str]:
         return os.environ | {
-            "CRAWLER_BROKER_URL": BROKER.format(user),
+            "CRAWLER_BROKER_URL": BROKER.format(USERS[user]),
             "CRAWLER_DATABASE_URL": self._services.database,
             "CRAWLER_ALLOW_NETWORKS": NETWORKS,
             "CRAWLER_CONTACT": f"mailto:{name}@example.org",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import functools
 import itertools
@@ -13,7 +14,7 @@ import conftest
 import hostile
 import pytest
 from amqp.exceptions import PreconditionFailed
-from conftest import Processes, Services, eventually
+from conftest import BROKER, USERS, Processes, Services, eventually
 from kombu import Connection, Producer, Queue
 from website import Answer, Site
 
@@ -137,12 +138,21 @@ def test_seeds_of_every_kind(processes: Processes, site: Site, outcome: Outcome)
 def test_poisoned_messages_end_among_the_dead_letters(
     processes: Processes, services: Services, site: Site, outcome: Outcome
 ) -> None:
-    with Connection("amqp://seed:seed@127.0.0.1:22292/crawler") as connection:
-        send = functools.partial(Producer(connection).publish, exchange="record", routing_key="record")
+    ours, user = {"lang": "py", "task": "record", "id": "1"}, "worker@here"
+    with Connection(BROKER.format(USERS["worker"])) as connection:
+        send = functools.partial(Producer(connection).publish, exchange="reports", routing_key="record", user_id=user)
         send("no task at all")
-        send([[{"no": "report"}], {}, {}], serializer="json", headers={"task": "record", "id": "1"}, correlation_id="1")
-        send([[], {}, {}], serializer="json", headers={"task": "no such task", "id": "2"}, correlation_id="2")
-    eventually(lambda: services.queues()["dead"] == 3)
+        send([[{"no": "report"}], {}, {}], serializer="json", headers=ours)
+        send([[], {}, {}], serializer="json", headers={**ours, "task": "no such task"})
+        send([[{}], {}, {}], serializer="json", headers={**ours, "eta": "2030-01-01T00:00:00"})
+        send(bz2.compress(b"[[{}],{},{}]"), headers={**ours, "compression": "bzip2"}, content_type="application/json")
+    with Connection(BROKER.format(USERS["ledger"])) as connection:
+        send = functools.partial(
+            Producer(connection).publish, exchange="batches", routing_key="fetch", user_id="ledger"
+        )
+        send([[{}], {}, {"callbacks": [{"task": "pulse"}]}], serializer="json", headers={**ours, "task": "fetch"})
+        send([[{}], {}, {}], serializer="json", headers={**ours, "task": "fetch", "id": [1, 2]})
+    eventually(lambda: services.queues()["dead"] == 7)
     site.pages["/"] = Answer("")
     processes.seed(site.url, "--name", "after", "--delay", "0")
     assert outcome("after")["done"] == 1
@@ -166,9 +176,9 @@ def impatient(services: Services) -> Iterator[None]:
 def test_a_batch_that_nobody_acknowledges_goes_to_another(services: Services) -> None:
     """RabbitMQ honours consumer_timeout for quorum queues, which an upgrade might change."""
     services.run("rabbitmqctl --silent purge_queue -p crawler fetch")
-    with Connection("amqp://ledger:ledger@127.0.0.1:22292/crawler") as ledger:
-        Producer(ledger).publish("a batch", exchange="fetch", routing_key="fetch")
-    with Connection("amqp://worker:worker@127.0.0.1:22292/crawler") as stuck:
+    with Connection(BROKER.format(USERS["ledger"])) as ledger:
+        Producer(ledger).publish("a batch", exchange="batches", routing_key="fetch")
+    with Connection(BROKER.format(USERS["worker"])) as stuck:
         taken: list[object] = []
         with pytest.raises(PreconditionFailed, match="timed out"):  # noqa: PT012, SIM117 - it ends within the block
             with stuck.Consumer([Queue("fetch", no_declare=True)], on_message=taken.append):
@@ -181,7 +191,7 @@ def test_a_batch_that_nobody_acknowledges_goes_to_another(services: Services) ->
 
 
 def test_without_a_broker_seeding_says_so(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conftest, "BROKER", "amqp://{0}:{0}@127.0.0.1:1/crawler")
+    monkeypatch.setattr(conftest, "BROKER", "amqp://{}@127.0.0.1:1/crawler")
     seeded = processes.seed("http://a.test/")
     assert seeded.returncode == 1
     assert "amqp://seed:***@127.0.0.1:1/crawler does not take the URLs" in seeded.stderr

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Processes, Services, eventually
+from conftest import BROKER, USERS, Processes, Services, eventually
 from kombu import Connection, Consumer, Queue
 from website import Request, Site
 
@@ -95,7 +95,7 @@ def test_leases_whose_messages_are_lost(
     unsent, *purged = sites
     for site in sites:
         site.tree(3)
-    with Connection("amqp://worker:worker@127.0.0.1:22292/crawler") as connection:
+    with Connection(BROKER.format(USERS["worker"])) as connection:
         channel = connection.channel()
         # A consumer, for without one nothing is leased; that takes one message.
         waiting = Consumer(channel, [Queue("fetch", no_declare=True)], on_message=lambda _: None, prefetch_count=1)

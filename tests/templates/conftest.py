@@ -24,10 +24,11 @@ HOST: dict[str, Any] = {
     "frontier_broker_url": "amqp://ledger:ledger-secret@broker1:5672/crawler",
     "frontier_database_url": "postgresql+psycopg://crawler:database-secret@127.0.0.1:5432/crawler",
     "postgresql_password": "database-secret",
-    "rabbitmq_passwords": {"seed": "seed-secret", "worker": "worker-secret", "ledger": "ledger-secret"},
+    "rabbitmq_passwords": {"seed": "seed-secret", "ledger": "ledger-secret"},
+    "rabbitmq_worker_passwords": {"a.b": "a.b-secret", "axb": "axb-secret"},
     "release_contact": "you@example.org",
     "release_source": str(ROLES.parent),
-    "worker_broker_url": "amqp://worker:worker-secret@broker1:5672/crawler",
+    "worker_broker_url": "amqp://worker%40worker1:worker-secret@broker1:5672/crawler",
     "__release_built": {"stdout": "0123456789ab"},
     "__worker_target": {"stdout": ""},
 }

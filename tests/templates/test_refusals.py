@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 ONE_HOST = "{broker: {hosts: {h: }}, frontier: {hosts: {h: }}, workers: {hosts: {h: }}}"
 
 
-def play(tmp_path: Path, inventory: str, playbook: str, *extra: str) -> str:
+def play(tmp_path: Path, inventory: str, playbook: str, *extra: str, options: Sequence[str] = ()) -> str:
     """Run a playbook that must fail; return what it says, in one line."""
     (tmp_path / "hosts.yml").write_text(inventory)
     command = [Path(sys.executable).with_name("ansible-playbook"), "--connection=local", "-i", tmp_path / "hosts.yml"]
+    command += options
     for variable in extra:
         command += ["-e", variable]
     command.append(ROOT / playbook)
@@ -84,6 +86,33 @@ def test_scaling_to_no_number(tmp_path: Path) -> None:
 
 def test_destroying_without_saying_so(tmp_path: Path) -> None:
     assert "-e confirm=yes" in play(tmp_path, ONE_HOST, "playbooks/destroy.yml")
+
+
+@pytest.mark.parametrize("options", [[], ["-e", "confirm=yes"], ["--limit", "h"], ["--limit", "h", "-e", "confirm=no"]])
+def test_revoking_without_saying_so_and_whom(tmp_path: Path, options: list[str]) -> None:
+    said = play(tmp_path, ONE_HOST, "playbooks/revoke.yml", options=options)
+    assert "playbooks/revoke.yml -e confirm=yes --limit HOST" in said
+
+
+def test_revoking_what_is_no_worker_host(tmp_path: Path) -> None:
+    inventory = ONE_HOST.replace("broker: {hosts: {h: }}", "broker: {hosts: {b: }}")
+    said = play(tmp_path, inventory, "playbooks/revoke.yml", "confirm=yes", options=["--limit", "b,h"])
+    assert "b not in the group `workers`" in said
+    assert "Nobody was revoked" in said
+
+
+def test_a_worker_host_that_the_broker_does_not_know(tmp_path: Path) -> None:
+    inventory = ONE_HOST.replace("broker: {hosts: {h: }}", "broker: {hosts: {b: }}")
+    given = ("crawler_contact=you@example.org", f"crawler_fleet_dir={tmp_path}")
+    said = play(tmp_path, inventory, "deploy.yml", *given, options=["--limit", "h"])
+    assert "The broker does not know h yet" in said
+    assert "ansible-playbook deploy.yml --limit 'b,h'" in said
+
+
+def test_a_worker_host_whose_name_cannot_be_a_user_s(tmp_path: Path) -> None:
+    inventory = ONE_HOST.replace("workers: {hosts: {h: }}", "workers: {hosts: {'h$': }}")
+    said = play(tmp_path, inventory, "deploy.yml", "crawler_contact=you@example.org")
+    assert "h$ cannot be part of a user's name at the broker" in said
 
 
 @pytest.mark.parametrize(

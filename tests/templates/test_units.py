@@ -126,8 +126,9 @@ def test_nothing_secret_stands_in_a_unit_or_the_environment(units: Path, render:
     assert not any("secret" in text for text in texts)
 
 
-def test_celery_expands_the_host_name_not_systemd(render: Render) -> None:
-    assert "-n worker-%i@%%h " in render("worker", "crawler-worker@.service.j2")
+def test_a_worker_is_called_after_its_host_as_the_inventory_spells_it(render: Render) -> None:
+    """As its user at the broker is: what the machine calls itself may be another name."""
+    assert "-n worker-%i@worker1 " in render("worker", "crawler-worker@.service.j2")
 
 
 @pytest.mark.parametrize(

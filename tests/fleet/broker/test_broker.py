@@ -24,9 +24,11 @@ def test_server_comes_back_after_a_reboot(host: Host) -> None:
     assert server.is_enabled
 
 
-def test_each_role_has_a_user_and_nobody_else(host: Host) -> None:
+def test_each_worker_host_has_a_user_and_so_have_seed_py_and_the_frontier(host: Host, fleet: Fleet) -> None:
     users = {user["user"]: user["tags"] for user in rabbitmq(host, "list_users")}
-    assert users == {"seed": [], "worker": [], "ledger": []}
+    workers = {f"worker@{name}": [] for name in fleet.groups["workers"]}
+    assert workers
+    assert users == {"seed": [], "ledger": [], **workers}
 
 
 @pytest.mark.parametrize("queue", ["admit", "record", "fetch", "dead"])

@@ -4,6 +4,7 @@ these fails here, with its name. test_worker.py shows that the whole works."""
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ from celery.app.amqp import Queues
 from celery.concurrency.gevent import TaskPool
 from celery.worker import consumer as celery_consumer
 from celery.worker.consumer import Consumer
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 
 def parameters(function: Any) -> list[str]:
@@ -76,23 +77,30 @@ def test_a_queue_is_added_to_those_chosen_with_q() -> None:
     pulse = Queue("pulse", routing_key="pulse")
     queues.select_add(pulse)
     assert list(queues.consume_from) == ["fetch", "pulse"]
-    assert pulse.exchange.name == "default"  # which is why heartbeat.py puts its own back
+    assert pulse.exchange.name == "default"
+    ours = Queue("ours", Exchange("pulses.worker@here"), routing_key="ours")
+    queues.select_add(ours)
+    assert ours.exchange.name == "pulses.worker@here"  # where one is named, Celery leaves it
 
 
-def test_workers_hear_orders_in_the_queue_of_their_pulse(app: Celery) -> None:
+def test_workers_hear_orders_in_the_queue_of_their_pulse(app: Celery, as_user: Callable[[str], Any]) -> None:
     from crawler.processes import heartbeat
 
     consumed = Queues({}, default_exchange=Exchange("default"))
-    instance = SimpleNamespace(app=SimpleNamespace(amqp=SimpleNamespace(queues=consumed)))
+    application = as_user("worker@here")
+    application.amqp = SimpleNamespace(queues=consumed)
+    instance = SimpleNamespace(app=application)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(heartbeat, "_this_worker", heartbeat.CeleryWorker())
         signals.celeryd_after_setup.send(sender="worker-1@here", instance=instance, conf=app.conf)
         assert heartbeat.node_name() == "worker-1@here"
     pulse = consumed["pulse.worker-1@here"]
-    assert pulse.exchange.name == ""
+    assert (pulse.exchange.name, pulse.routing_key) == ("pulses.worker@here", "pulse.worker-1@here")
+    assert pulse.exchange.no_declare
     assert pulse.queue_arguments == {"x-expires": 600_000}
     assert pulse.durable
-    assert [bound.exchange.name for bound in pulse.bindings] == ["orders"]
+    bound = {(bound.exchange.name, bound.routing_key) for bound in pulse(Connection("memory://").channel()).bindings}
+    assert bound == {("orders", ""), ("pulses.worker@here", "pulse.worker-1@here")}
 
 
 def test_every_setting_is_one_that_celery_knows(app: Celery) -> None:
@@ -133,4 +141,7 @@ def test_queues_are_quorum_queues_and_never_declared(app: Celery) -> None:
         assert queue.queue_arguments == {"x-queue-type": "quorum"}
         assert queue.no_declare
         assert queue.exchange.no_declare
-        assert (queue.exchange.name, queue.routing_key) == (queue.name, queue.name)
+    routes = {queue.name: (queue.exchange.name, queue.routing_key) for queue in queues}
+    assert routes == {"admit": ("seeds", "admit"), "fetch": ("batches", "fetch"), "record": ("reports", "record")}
+    sent = {task: (route["exchange"], route["routing_key"]) for task, route in app.conf.task_routes.items()}
+    assert sent == {**routes, "recall": ("orders", "all")}

@@ -3,6 +3,7 @@ process."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 from gevent.event import Event
 
 from crawler import limits
-from crawler.processes import heartbeat, systemd
+from crawler.processes import heartbeat, queues, systemd
 
 
 class Consumer:
@@ -72,7 +73,8 @@ def test_a_worker_without_a_connection_or_no_worker_at_all_takes_none(
 @pytest.fixture
 def pulse(monkeypatch: pytest.MonkeyPatch) -> Iterator[heartbeat.Pulse]:
     monkeypatch.setattr(systemd, "STOP", Event())
-    monkeypatch.setattr(heartbeat, "_this_worker", heartbeat.CeleryWorker(pulse_queue="pulse.w"))
+    queue = queues.pulse("worker-1@here", "worker@here")
+    monkeypatch.setattr(heartbeat, "_this_worker", heartbeat.CeleryWorker(pulse_queue=queue))
     monkeypatch.setattr(limits, "PULSE", 0.05)
     step = heartbeat.Pulse(SimpleNamespace())
     yield step
@@ -87,13 +89,23 @@ class Parent:
     def __init__(self, sending_fails: bool = False) -> None:
         self.sent, self.grown, self._fails = threading.Event(), 0, sending_fails
         self.pool = SimpleNamespace(grow=self._grow)
-        self.app = SimpleNamespace(send_task=self._send)
+        retrying = SimpleNamespace(task_publish_retry_policy={}, task_routes={})
+        self.app = SimpleNamespace(producer_pool=self, conf=retrying)
+        self.connection = SimpleNamespace(userid="worker@here")
 
     def _grow(self, number: int) -> None:
         self.grown += number
 
-    def _send(self, name: str, queue: str) -> None:
-        assert (name, queue) == ("pulse", "pulse.w")
+    @contextlib.contextmanager
+    def acquire(self, block: bool) -> Iterator[Parent]:
+        """The application's pool, and its one producer."""
+        assert block
+        yield self
+
+    def publish(self, body: Any, **options: Any) -> None:
+        assert (body, options["headers"]["task"]) == (((), {}, {}), "pulse")
+        assert (options["exchange"], options["routing_key"]) == ("pulses.worker@here", "pulse.worker-1@here")
+        assert options["user_id"] == "worker@here"
         self.sent.set()
         if self._fails:
             raise ConnectionError("gone")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import gevent
 import pytest
 from celery import Celery
-from kombu import Producer
+from kombu import Exchange, Producer
 
 from crawler import limits
 from crawler.job import Job
@@ -22,10 +23,11 @@ BATCH = Batch(lease="l", job=Job(name="j"), host="a.test", targets=[], expires_a
 
 
 @pytest.fixture
-def sender(app: Celery, monkeypatch: pytest.MonkeyPatch) -> HoldSender:
+def sender(app: Celery, as_user: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> HoldSender:
+    assert app  # the queues
     monkeypatch.setattr(hold_sender, "GATHER_SECONDS", 0.0)
     monkeypatch.setattr(hold_sender, "PAUSE_SECONDS", 0.0)
-    return HoldSender(app, "worker-1@here", Holding())
+    return HoldSender(as_user("worker@here"), "worker-1@here", Holding())
 
 
 def test_the_scheduler_hears_holds_up_to_its_own_mark(app: Celery, sender: HoldSender) -> None:
@@ -45,14 +47,23 @@ def test_the_scheduler_hears_holds_up_to_its_own_mark(app: Celery, sender: HoldS
     assert broker.hear() == ([], None)
 
 
-def test_what_cannot_be_read_is_left_out(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.usefixtures("app")
+def test_what_cannot_be_read_or_was_sent_by_another_is_left_out(
+    as_user: Callable[[str], Any], caplog: pytest.LogCaptureFixture
+) -> None:
     broker = Broker()
     broker.hear()
-    with app.connection_for_write() as connection:
-        for body in ({"worker": 1}, ["mark"], {"mark": broker._name, "at": "soon"}, {"worker": "w"}):
-            Producer(connection.channel()).publish(body, exchange="record", routing_key="hold", serializer="json")
-    assert broker.hear() == ([Hold(worker="w")], None)
-    assert caplog.text.count("a hold that cannot be read") == 3
+    good, mark = {"worker": "worker-2@here"}, {"mark": broker._name, "at": 1.0}
+    unread = [{"worker": 1}, ["mark"], {**mark, "at": "soon"}, {"worker": "w"}]
+    with as_user("worker@here").connection_for_write() as connection:
+        producer = Producer(connection.channel(), Exchange("reports"), routing_key="hold", serializer="json")
+        for body in [*unread, good, {"worker": "worker-2@there"}, mark]:
+            producer.publish(body, user_id="worker@here")
+        for user in ("worker@there", "seed", None):
+            producer.publish({**good, "leases": ["l"]}, user_id=user)
+    assert broker.hear() == ([Hold(worker="worker-2@here")], None)
+    assert caplog.text.count("a hold that cannot be read") == 9
+    assert "sent by 'worker@there', and not by 'worker@here'" in caplog.text
 
 
 def test_a_hold_that_is_not_confirmed_is_sent_again_over_a_new_connection(

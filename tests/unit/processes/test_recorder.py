@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
@@ -54,7 +55,7 @@ class Bench:
     def __init__(self, app: Celery, ledger: Ledger, dead: list[Any]) -> None:
         self.app, self.ledger, self.dead = app, ledger, dead
         self.stop = Impatient()
-        self.inbox = Inbox("memory://", "recorder-1@here")
+        self.inbox = Inbox("memory://ledger@localhost/", "recorder-1@here")
         self.recorder = Recorder(ledger, self.inbox, self.stop)
         self.commits = 0
         self._thread: threading.Thread | None = None
@@ -78,7 +79,7 @@ class Bench:
                 lease=batch.lease,
                 job="j",
                 host=batch.host,
-                worker="w",
+                worker="worker-1@here",
                 release="r",
                 delay=0,
                 results=[UrlResult(url=batch.targets[0].url, state="done", fetched_at=time.time(), status=200)],
@@ -89,8 +90,13 @@ class Bench:
 
     def send(self, *reports: Report) -> None:
         """As a worker does."""
-        for report in reports:
-            queues.send(self.app, "record", report)
+        self.send_as("worker@here", "record", *reports)
+
+    def send_as(self, user: str, task: str, *messages: Any) -> None:
+        """Send tasks as a user of the broker."""
+        with Connection(f"memory://{quote(user)}@localhost/") as connection:
+            for message in messages:
+                queues.publish(connection.Producer(), self.app, task, message)
 
     def step(self) -> None:
         """Take in what is there, over a connection of its own."""
@@ -236,11 +242,61 @@ def test_seeds_are_taken_from_their_own_queue_alone(bench: Bench, caplog: pytest
     admission = Admission(job=JOB, seeding="t", chunk=0, urls=["http://new.test/"])
     with bench.app.connection_for_write() as connection:
         message = [[json.loads(encode(admission))], {}, {}]
-        headers = {"task": "admit"}
-        connection.Producer().publish(message, exchange="record", routing_key="record", headers=headers)
+        headers = {"task": "admit", "id": "1", "lang": "py"}
+        options = {"headers": headers, "user_id": "worker@here"}
+        connection.Producer().publish(message, exchange="reports", routing_key="record", **options)
     bench.step()
     assert (status.snapshots(bench.ledger, time.time()), bench.waiting(), len(bench.dead)) == ([], 0, 1)
     assert "no task of this queue: 'admit'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("user", "worker"),
+    [
+        ("worker@there", "worker-1@here"),
+        ("worker@her", "worker-1@here"),
+        ("seed", "worker-1@here"),
+        ("ledger", "worker-1@here"),
+        ("worker@here", "worker-1@there"),
+        ("worker@here", "recorder-1@here"),
+        ("worker@here", "[/zz]"),
+        (None, "worker-1@here"),
+    ],
+)
+def test_a_report_counts_only_from_the_user_of_its_worker_s_host(
+    bench: Bench, caplog: pytest.LogCaptureFixture, user: str | None, worker: str
+) -> None:
+    good, forged = bench.reports(2)
+    with bench.app.connection_for_write() as connection:
+        queues.publish(connection.Producer(), bench.app, "record", replace(forged, worker=worker), user_id=user)
+    bench.send(good)
+    bench.step()
+    assert (bench.done(), bench.waiting(), len(bench.dead)) == (1, 0, 1)
+    assert "sent by " in caplog.text or "no name of a worker" in caplog.text
+
+
+@pytest.mark.parametrize("user", ["worker@here", "ledger", None])
+def test_seeds_count_only_from_seed_py(bench: Bench, caplog: pytest.LogCaptureFixture, user: str | None) -> None:
+    admission = Admission(job=JOB, seeding="t", chunk=0, urls=["http://new.test/"])
+    with bench.app.connection_for_write() as connection:
+        queues.publish(connection.Producer(), bench.app, "admit", admission, user_id=user)
+    bench.step()
+    assert (status.snapshots(bench.ledger, time.time()), bench.waiting(), len(bench.dead)) == ([], 0, 1)
+    assert f"sent by {user!r}, and not by 'seed'" in caplog.text
+
+
+@pytest.mark.parametrize("headers", [{"id": [1, 2]}, {"eta": "2030-01-01T00:00:00"}, {"timelimit": "junk"}])
+def test_headers_of_celery_s_are_a_dead_letter(bench: Bench, headers: dict[str, Any]) -> None:
+    report, other = bench.reports(2)
+    with bench.app.connection_for_write() as connection:
+        options = {"exchange": "reports", "routing_key": "record", "serializer": "json", "user_id": "worker@here"}
+        given = {"lang": "py", "task": "record", "id": "1"} | headers
+        connection.Producer().publish(([report], {}, {}), headers=given, **options)
+        callbacks = {"callbacks": [{"task": "recall"}]}
+        connection.Producer().publish(([report], {}, callbacks), headers={**given, "id": "1"}, **options)
+    bench.send(other)
+    bench.step()
+    assert (bench.done(), bench.waiting(), len(bench.dead)) == (1, 0, 2)
 
 
 def test_a_report_that_cannot_be_recorded_is_a_dead_letter_alone(
@@ -309,8 +365,10 @@ def test_what_cannot_be_read_is_a_dead_letter_and_stops_nothing(
     with bench.app.connection_for_write() as connection:
         serializer = {} if isinstance(body, bytes | str) else {"serializer": "json"}
         queue = options.get("queue", "record")
-        headers = {name: value for name, value in options.items() if name != "queue"}
-        connection.Producer().publish(body, exchange=queue, routing_key=queue, **serializer, **headers)
+        given = {"user_id": {"admit": "seed", "record": "worker@here"}[queue]} | options
+        given["headers"] = {"lang": "py", "id": "1"} | options.get("headers", {})
+        exchange = queues.exchange(given.pop("queue", queue)).name
+        connection.Producer().publish(body, exchange=exchange, routing_key=queue, **serializer, **given)
     bench.send(second)
     bench.step()
     assert (bench.commits, bench.done(), bench.waiting(), len(bench.dead)) == (1, 2, 0, 1)
@@ -323,7 +381,7 @@ def test_of_what_cannot_be_read_the_journal_says_what_is_wrong_and_where(
     report, other = bench.reports(2)
     wrong = json.loads(encode(report))
     wrong["links"][0]["depth"] = "one"
-    bench.app.send_task("record", args=[wrong])
+    bench.send_as("worker@here", "record", wrong)
     bench.send(other)
     bench.step()
     assert (bench.done(), bench.waiting(), len(bench.dead)) == (1, 0, 1)

@@ -42,7 +42,10 @@ class Worker:
         self._socket.bind(str(folder / "notify"))
         self._socket.settimeout(0.2)
         self.log = folder / "log"
-        environment = {"NOTIFY_SOCKET": str(folder / "notify"), "CRAWLER_BROKER_URL": "memory://"}
+        environment = {
+            "NOTIFY_SOCKET": str(folder / "notify"),
+            "CRAWLER_BROKER_URL": "memory://worker%40here@localhost/",
+        }
         environment |= {"CRAWLER_STATE_DIR": str(folder), "CRAWLER_HOST": "here", "CRAWLER_RELEASE": "abc"}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "worker_in_memory.py"), NAME],
@@ -189,6 +192,30 @@ def test_a_message_that_cannot_be_read_stops_nothing(worker: Worker, site: Site)
     worker.send(batch_of(site, "/"))
     assert worker.report().results[0].state == "done"
     assert "a message that cannot be read goes to the dead letters" in worker.log.read_text()
+
+
+def test_nothing_in_a_message_steers_celery(worker: Worker, site: Site) -> None:
+    site.pages["/"] = Answer("")
+    ours = {"lang": "py", "task": "fetch", "id": "1"}
+    forged = batch_of(site, "/forged")
+    callbacks = {"callbacks": [{"task": "recall", "args": [["l1"]], "options": {}}]}
+    steering: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({**ours, "eta": "2000-01-01T00:00:00"}, {}, "ledger"),
+        ({**ours, "expires": "2000-01-01T00:00:00"}, {}, "ledger"),
+        ({**ours, "timelimit": "junk"}, {}, "ledger"),
+        ({**ours, "id": [1, 2]}, {}, "ledger"),
+        (ours, callbacks, "ledger"),
+        (ours, {}, "worker@here"),
+    ]
+    for headers, embedded, user in steering:
+        body = [[json.loads(encode(forged))], {}, embedded]
+        options = {"body": body, "headers": headers, "serializer": "json", "user_id": user}
+        worker.order(f"publish {json.dumps(options)}")
+    worker.send(batch_of(site, "/"))
+    assert worker.report().results[0].state == "done"
+    log = worker.log.read_text()
+    assert log.count("a message that cannot be read goes to the dead letters") == len(steering)
+    assert "/forged" not in site.paths
 
 
 def test_a_batch_that_another_release_wrote_badly_stops_nothing(worker: Worker, site: Site) -> None:

@@ -2,6 +2,7 @@
 transport), obeying standard input, a line each:
 
     send TASK JSON     send a task with this argument, as the scheduler would
+    publish JSON       publish to the queue `fetch`: the options of kombu's `publish`, and its `body`
     junk               send a message that is no task
     disk full|free     what the archive's check of its disk is to find
 
@@ -23,10 +24,10 @@ from contextlib import suppress
 from typing import Any
 
 from gevent.fileobject import FileObjectThread
-from kombu import Exchange, Queue
+from kombu import Connection, Exchange, Queue
 
 from crawler import limits
-from crawler.processes.queues import ORDERS, send
+from crawler.processes.queues import ORDERS, publish, work
 from crawler.worker.archive import Archive
 
 limits.PULSE = 0.2
@@ -40,21 +41,25 @@ def declare() -> None:
     """The queues and exchanges that RabbitMQ's definitions declare in a fleet."""
     channel = app.connection_for_write().default_channel
     for queue in app.conf.task_queues:
-        Queue(queue.name, Exchange(queue.name, type="direct"), routing_key=queue.name)(channel).declare()
-    Queue("hold", Exchange("record", type="direct"), routing_key="hold")(channel).declare()
+        exchange = Exchange(work(queue.name).exchange.name, type="direct")
+        Queue(queue.name, exchange, routing_key=queue.name)(channel).declare()
+    Queue("hold", Exchange("reports", type="direct"), routing_key="hold")(channel).declare()
     Exchange(ORDERS.name, type="fanout")(channel).declare()
+    Exchange("pulses.worker@here", type="direct")(channel).declare()
 
 
 def obey() -> None:
     global disk
+    scheduler = Connection("memory://ledger@localhost/").Producer()
     for line in FileObjectThread(sys.stdin):
         command, _, rest = line.strip().partition(" ")
         if command == "send":
             task, _, argument = rest.partition(" ")
-            send(app, task, json.loads(argument))
+            publish(scheduler, app, task, json.loads(argument))
+        elif command == "publish":
+            scheduler.publish(exchange="batches", routing_key="fetch", **json.loads(rest))
         elif command == "junk":
-            with app.producer_pool.acquire() as producer:
-                producer.publish("no task at all", exchange="fetch", routing_key="fetch")
+            scheduler.publish("no task at all", exchange="batches", routing_key="fetch")
         elif command == "disk":
             disk = rest
 
