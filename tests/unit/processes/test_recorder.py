@@ -688,9 +688,9 @@ def test_a_link_that_is_refused_is_not_taken_for_known(bench: Bench, caplog: pyt
     """A forged report would keep the link on an honest page from ever being written."""
     (report,) = bench.reports(1)
     url, page = "http://h0.test/x", report.results[0].url
-    bench.send(replace(report, lease="", results=[], worker="worker-1@stolen", links=[Link(url, 0, "http://b.test/")]))
+    bench.send(replace(report, lease="", results=[], worker="worker-9@here", links=[Link(url, 0, "http://b.test/")]))
     bench.step()
-    assert "worker-1@stolen, lease none: 1 links that their pages cannot have" in caplog.text
+    assert "worker-9@here, lease none: 1 links that their pages cannot have" in caplog.text
     bench.send(replace(report, links=[Link(url, 1, page)]))
     bench.step()
     assert (bench.done(), bench.waiting(), bench.dead) == (1, 0, [])
