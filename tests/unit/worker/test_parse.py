@@ -363,7 +363,10 @@ _HREFS = (
     *("http:x", "http:?y", "http:/x", "HTTP://h.test/x", "http://h.test/x", "https://h.test/x", "https:x", "ht\ntp:?y"),
     *("http&colon;?y", "&quest;y", "&#47;x", " /x", "\t?y", ";y", "%78", "é", "x/../../y", "ftp://h.test/", "http://["),
 )
-_BASES = ("http://h.test/", "http://h.test/dir/x", "http://h.test/dir/x?a/b", "https://h.test/dir/", "http://i.test/")
+_BASES = (
+    *("http://h.test/", "http://h.test/dir/x", "http://h.test/dir/y", "http://h.test/dir/x?a/b", "https://h.test/dir/"),
+    "http://i.test/",
+)
 
 
 @given(
@@ -391,6 +394,17 @@ def test_only_links_that_a_batch_has_met_as_near_to_a_seed_are_left_out(
 
 
 _batches = itertools.count(10**9)
+
+
+@pytest.mark.parametrize("href", _HREFS)
+def test_a_link_that_is_written_alike_is_left_out_only_where_it_leads_to_the_same_address(href: str) -> None:
+    html = f"<a href='{href}'>"
+    for first, second in itertools.product(_BASES, repeat=2):
+        batch, every = next(_batches), parse.parse(html, second, "x").links
+        met = parse.parse(html, first, "x", batch=batch)
+        parse.met(met.noted)
+        left = parse.parse(html, second, "x", batch=batch).links
+        assert left == every or (left, met.links) == ([], every)
 
 
 def test_links_that_were_met_are_not_spelled_again_by_the_scanner(parser: str) -> None:
