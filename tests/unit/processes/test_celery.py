@@ -4,6 +4,9 @@ these fails here, with its name. test_worker.py shows that the whole works."""
 from __future__ import annotations
 
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -145,3 +148,20 @@ def test_queues_are_quorum_queues_and_never_declared(app: Celery) -> None:
     assert routes == {"admit": ("seeds", "admit"), "fetch": ("batches", "fetch"), "record": ("reports", "record")}
     sent = {task: (route["exchange"], route["routing_key"]) for task, route in app.conf.task_routes.items()}
     assert sent == {**routes, "recall": ("orders", "all")}
+
+
+def test_no_text_in_a_worker_s_log_steers_a_terminal_or_passes_for_a_record() -> None:
+    """In a process of its own, since Celery sets up the logging of all."""
+    code = r"""
+import logging
+from crawler.processes.worker_tasks import app, log
+app.log.setup(loglevel="INFO", redirect_stdouts=False)
+log.warning("%s", "one\x1b[2J\nCRITICAL two")
+logging.getLogger("crawler.worker.batch").error("%s", "three\x9b")
+"""
+    environment = os.environ | {"CRAWLER_BROKER_URL": "memory://"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    lines = run.stderr.splitlines()
+    assert lines[-1] == r"ERROR three\x9b"
+    assert lines[-3].endswith(r"one\x1b[2J")
+    assert lines[-2] == "  CRITICAL two"
