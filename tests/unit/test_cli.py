@@ -73,6 +73,9 @@ def crawled(ledger: Ledger, site: Site) -> Site:
     site.pages["/"] = Answer(f"<title>{TITLE}</title><a href='/page'>page</a><a href='/gone'>gone</a>")
     site.pages["/page"] = Answer("<title>Page</title>")
     crawl(ledger, site, "/")
+    with ledger.transaction() as tx:  # as a release before frontier/proof.py kept it
+        first = schema.urls.update().where(schema.urls.c.url == f"{site.url}/")
+        tx.execute(first.values(title=TITLE))
     return site
 
 
