@@ -89,7 +89,7 @@ def main() -> None:
         batch = convert(Batch, json.loads(message))
         with Client(settings.user_agent()) as client:
             report: Report = fetch_batch(batch, client, stop, worker="alone", known_links=known)
-        json.dumps(json.loads(encode(report)))
+        encode(report)  # as the deployed worker sends it (processes/queues.py)
         known.add(report.job, report.links)
         robots.update(report.robots)
         before, pages = pages, pages + sum(page.state == "done" for page in report.results)

@@ -24,9 +24,10 @@ from pydantic import (
     PlainValidator,
     TypeAdapter,
     ValidationInfo,
-    field_validator,
     model_validator,
 )
+
+from crawler.patterns import Pattern
 
 _REFERENCE = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
 
@@ -44,7 +45,7 @@ class Rule(BaseModel):
     """Take the element's HTML. Without this and `attribute`: its text (textContent), white space collapsed."""
     all: bool = False
     """A list of all matches, in the order of the page. Otherwise the first; null where nothing matches."""
-    regex: str | None = None
+    regex: Pattern | None = None
     """Keep of each value what this finds: its first group, or all of it where it has none. What it does not find does
     not match."""
 
@@ -52,15 +53,6 @@ class Rule(BaseModel):
     @classmethod
     def _short(cls, given: object) -> object:
         return {"css": given} if isinstance(given, str) else given
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-        return pattern
 
     @model_validator(mode="after")
     def _one_of(self) -> Rule:

@@ -11,8 +11,15 @@ from typing import Annotated, Literal, NamedTuple
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from crawler import fields, urls
+from crawler import fields, patterns, urls
+from crawler.patterns import Pattern
 
+_MIXED = "|".join(
+    f"{one}{{{number}}}{other}[0-9a-z]{{{23 - number},}}" if number < 24 else f"{one}{{24,}}{other}[0-9a-z]*"
+    for one, other in (("[0-9]", "[a-z]"), ("[a-z]", "[0-9]"))
+    for number in range(1, 25)
+)
+"""24 and more letters and digits, of each one at least: by where the first of the other kind stands."""
 TRACKING = (
     "utm_.*",
     "[gf]clid",
@@ -22,7 +29,7 @@ TRACKING = (
     "aspsessionid.*",
     "cfid",
     "cftoken",
-    r"sid=(?=.*\d)(?=.*[a-z])[0-9a-z]{24,}",
+    f"sid=({_MIXED})",
 )
 """Tracking parameters and session ids. `sid` is one only where its value looks like a session's hash: elsewhere it is
 the number of a story (Slashcode, PHP-Nuke)."""
@@ -45,17 +52,6 @@ class Refusal(NamedTuple):
 
 class JobError(ValueError):
     """A job that cannot be run; the message names the field, the value and the remedy."""
-
-
-def _regex(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
-    return pattern
-
-
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(_regex)]
 
 
 def _prefix(given: str) -> str:
@@ -104,29 +100,28 @@ class Scope(BaseModel):
             return "scope: other domain"
         if self.kind == "prefix" and not url.startswith(self.prefixes):
             return "scope: outside the prefixes"
-        if self.allow and not any(re.search(pattern, url) for pattern in self.allow):
+        if self.allow and not any(patterns.found(pattern, url) for pattern in self.allow):
             return "scope: no allow pattern matches"
         for pattern in self.deny:
-            if re.search(pattern, url):
+            if patterns.found(pattern, url):
                 return f"scope: deny pattern {pattern}"
         return None
 
 
 @lru_cache(maxsize=256)
-def _stripping(patterns: tuple[str, ...]) -> Callable[[str], bool]:
-    """Whether a parameter, written "name" or "name=value", is one that `patterns` take out."""
-    of_values = [pattern for pattern in patterns if "=" in pattern.replace("(?=", "").replace("(?<=", "")]
-    name = _any_of([pattern for pattern in patterns if pattern not in of_values])
-    name_and_value = _any_of(of_values)
-
-    def is_stripped(parameter: str) -> bool:
-        return bool(name.fullmatch(parameter.partition("=")[0]) or name_and_value.fullmatch(parameter))
-
-    return is_stripped
+def _stripping(given: tuple[str, ...]) -> Callable[[str], bool]:
+    """Whether a parameter, written "name" or "name=value", is one that the patterns `given` take out."""
+    names = _any_of([pattern for pattern in given if "=" not in pattern])
+    names_and_values = _any_of([pattern for pattern in given if "=" in pattern])
+    return lambda parameter: names(parameter.partition("=")[0]) or names_and_values(parameter)
 
 
-def _any_of(patterns: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns) or r"(?!)", re.IGNORECASE)
+def _any_of(given: list[str]) -> Callable[[str], bool]:
+    """Whether one of the patterns `given` matches a text in full, in any case."""
+    if not given:
+        return lambda _: False
+    together = patterns.compiled("|".join(f"(?:{pattern})" for pattern in given), ignore_case=True)
+    return lambda text: together.fullmatch(text) is not None
 
 
 def _seconds(value: object) -> object:
@@ -265,9 +260,9 @@ class Job(BaseModel):
 
     def turn(self, url: str) -> int:
         """-1 where a normalised `url` is to be crawled before others of its host, 1 where after them, else 0."""
-        if any(re.search(pattern, url) for pattern in self.first):
+        if any(patterns.found(pattern, url) for pattern in self.first):
             return -1
-        return int(any(re.search(pattern, url) for pattern in self.last))
+        return int(any(patterns.found(pattern, url) for pattern in self.last))
 
     def cleaned(self, url: str) -> str:
         """A normalised `url` without the parameters the job strips."""

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib
 import json
-import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import gevent
 from selectolax.lexbor import LexborHTMLParser, LexborNode, SelectolaxError
 
 from crawler.fields import Rule, Spec
+from crawler.patterns import compiled
 from crawler.worker.html_bounds import bounded
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class _TooLongError(BaseException):
 @contextlib.contextmanager
 def _limited() -> Iterator[None]:
     """Raise _TooLongError, again every second, once the process has spent MAX_SECONDS of CPU time in here, or after
-    MAX_SECONDS of waiting. Regular expressions that backtrack for ever are interrupted, too."""
+    MAX_SECONDS of waiting. Regular expressions of an extractor that backtrack for ever are interrupted, too."""
     greenlet = gevent.getcurrent()
 
     def expire(*_: object) -> None:
@@ -118,7 +118,7 @@ def _limited() -> Iterator[None]:
 def _compiled(spec: Spec) -> Callable[[Page], object]:
     if isinstance(spec, str):
         return _load(spec)
-    rules = [(name, rule, re.compile(rule.regex) if rule.regex else None) for name, rule in spec]
+    rules = [(name, rule, compiled(rule.regex) if rule.regex else None) for name, rule in spec]
     return lambda page: {name: _find(rule, pattern, page.tree) for name, rule, pattern in rules}
 
 
@@ -143,7 +143,7 @@ def _load(reference: str) -> Callable[[Page], object]:
     return function  # type: ignore[no-any-return]
 
 
-def _find(rule: Rule, pattern: re.Pattern[str] | None, tree: LexborHTMLParser) -> str | list[str] | None:
+def _find(rule: Rule, pattern: Any, tree: LexborHTMLParser) -> str | list[str] | None:
     found: list[str] = []
     size = 0
     for node in tree.css(rule.css):

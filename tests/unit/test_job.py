@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from crawler import urls
-from crawler.job import MAX_CHAIN, Job, JobError
+from crawler.job import MAX_CHAIN, Job, JobError, Scope
 
 PAGE = "http://www.example.co.uk/docs/page"
 
@@ -74,6 +75,8 @@ def test_addresses_are_domains_of_their_own() -> None:
         ("name: j\ndelay: -1", r"job.yml: delay: .*greater than or equal to 0 \(given: -1\)"),
         ("name: j\nscope: {kind: prefix}", r"kind 'prefix' needs 'prefixes'"),
         ("name: j\nscope: {deny: ['(']}", r"is no regular expression"),
+        ("name: j\nscope: {deny: ['a(?=b)']}", r"'a\(\?=b\)' is no regular expression: RE2 knows no look-around"),
+        (f"name: j\nlast: ['{'a' * 2001}']", r"last.0: String should have at most 2000 characters"),
         (
             "name: j\nmax_pages_per_domain: 0",
             r"job.yml: max_pages_per_domain: .*greater than or equal to 1 \(given: 0\)",
@@ -112,3 +115,15 @@ def test_budgets_of_prefixes_are_told_as_urls_are_known(tmp_path: Path) -> None:
     assert Job.model_validate_json(job.model_dump_json()) == job
     assert job.limited
     assert not Job(name="j").limited
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|a)*b", "(.*a){20}$"])
+def test_no_pattern_holds_a_worker_up(pattern: str) -> None:
+    """S9: such a pattern, and one URL, froze worker after worker for 180 s."""
+    url = f"http://a.test/{'a' * 2000}!"
+    job = Job(name="j", scope=Scope(deny=(pattern,)), first=(pattern,), strip_parameters=(pattern,))
+    began = time.process_time()
+    job.refuses(url, "http://a.test/", 1)
+    job.turn(url)
+    job.cleaned(f"{url}?{'a' * 2000}!=1")
+    assert time.process_time() - began < 1

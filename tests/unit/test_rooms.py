@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = (
     {"__init__"},
-    {"printable"},
+    {"printable", "patterns"},
     {"limits", "urls", "fields", "settings", "progress"},
     {"job", "resolver"},
     {"messages"},
