@@ -68,7 +68,9 @@ class Broker:
         """The holds that have arrived since this was asked last, and the last of our own marks among them."""
         if self._hearing is None:
             self._hearing = self._app.connection_for_read(heartbeat=limits.HEARTBEAT)
-            Consumer(self._hearing, [queues.hold()], callbacks=[self._keep], accept=["json"], no_ack=True).consume()
+            # Without on_decode_error, one message that is no JSON would end the scheduler.
+            options = {"callbacks": [self._keep], "on_decode_error": self._leave_out, "accept": ["json"]}
+            Consumer(self._hearing, [queues.hold()], no_ack=True, **options).consume()
         self._hearing.heartbeat_check()
         with contextlib.suppress(TimeoutError):
             while True:
@@ -86,8 +88,11 @@ class Broker:
             elif body["mark"] == self._name:
                 senders.require(message, self._connection.userid)
                 self._marked = float(body["at"])
-        except (TypeError, ValueError) as error:
-            log.critical("a hold that cannot be read is left out: %.300s", str(error).splitlines()[0])
+        except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+            self._leave_out(message, error)
+
+    def _leave_out(self, _: Any, error: Exception) -> None:
+        log.critical("a hold that cannot be read is left out: %.300s", " ".join(f"{error!r}".split()))
 
     def send(self, batches: Iterable[Batch]) -> None:
         """Hand batches to the workers; returns when the broker has them all."""

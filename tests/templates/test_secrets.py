@@ -111,13 +111,13 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Server:
-    return Server(tmp_path, ["seed", "ledger", "workshop", "worker", "worker@host1", "worker@host2"])
+    return Server(tmp_path, ["seed", "ledger", "workerbee", "worker", "worker@host1", "worker@host2"])
 
 
 def test_users_of_hosts_that_left_the_inventory_are_removed_and_cut_off(server: Server) -> None:
     ran = server.run("keep", "worker@host2")
     assert (ran.returncode, ran.stdout.split()) == (0, ["worker", "worker@host1"])
-    assert server.state["users"] == ["seed", "ledger", "workshop", "worker@host2"]
+    assert server.state["users"] == ["seed", "ledger", "workerbee", "worker@host2"]
     cut = [command[1] for command in server.state["log"] if command[0] == "close_all_user_connections"]
     assert cut == ["worker", "worker@host1"]
     assert server.run("keep", "worker@host2").stdout == ""  # which Ansible takes for no change
@@ -128,7 +128,7 @@ def test_a_revoked_user_is_removed_cut_off_and_does_not_come_back_with_the_next_
     assert (ran.returncode, ran.stdout) == (0, "worker@host1\n")
     assert "worker@host1" not in server.state["users"]
     assert server.state["log"][-2] == ["close_all_user_connections", "worker@host1", "revoked"]
-    assert server.defined() == {"seed", "ledger", "workshop", "worker", "worker@host2"}
+    assert server.defined() == {"seed", "ledger", "workerbee", "worker", "worker@host2"}
     assert server.definitions.stat().st_mode & 0o777 == 0o640
     again = server.run("revoke", "worker@host1")
     assert (again.returncode, again.stdout) == (0, "")

@@ -74,7 +74,7 @@ ALL = [BATCH, REPORT, ADMISSION, HOLD]
 
 
 def task(argument: object) -> bytes:
-    return json.dumps([[argument], {}, {"callbacks": None}]).encode()
+    return json.dumps([[argument], {}, {}]).encode()
 
 
 def plain(message: Message) -> Any:
@@ -249,6 +249,8 @@ def test_what_is_missing_is_named(message: Message, where: str) -> None:
         task(plain(REPORT)).replace(b'{"a": [1, null]}', DEEP.encode()),
         task(plain(REPORT))[:-3],
         task(plain(REPORT)) + b"x",
+        task(plain(REPORT))[:-3] + b'{"callbacks": []}]',
+        task(plain(REPORT))[:-7] + b'{"report": {}}, {}]',
     ],
 )  # fmt: skip
 def test_what_is_no_json_of_ours_is_refused(body: bytes) -> None:

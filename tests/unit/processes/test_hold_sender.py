@@ -61,8 +61,13 @@ def test_what_cannot_be_read_or_was_sent_by_another_is_left_out(
             producer.publish(body, user_id="worker@here")
         for user in ("worker@there", "seed", None):
             producer.publish({**good, "leases": ["l"]}, user_id=user)
+        text = {"content_type": "application/json", "content_encoding": "utf-8", "serializer": None}
+        for body in (b"{", b"\xff", b"[" * 100_000):
+            producer.publish(body, user_id="worker@here", **text)
+        producer.publish(b"", user_id="worker@here", headers={"compression": "bzip2"}, **text)
+        producer.publish(b"x", user_id="worker@here", **{**text, "content_type": "application/x-python-serialize"})
     assert broker.hear() == ([Hold(worker="worker-2@here")], None)
-    assert caplog.text.count("a hold that cannot be read") == 9
+    assert caplog.text.count("a hold that cannot be read") == 14
     assert "sent by 'worker@there', and not by 'worker@here'" in caplog.text
 
 
