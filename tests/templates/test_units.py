@@ -100,8 +100,9 @@ def test_stopping_lets_running_work_finish(units: Path, service: str) -> None:
     assert "PartOf=crawler.target" in text
 
 
-def test_a_worker_that_grows_is_ended_before_its_host_suffers(render: Render) -> None:
-    assert "MemoryMax=1G" in render("worker", "crawler-worker@.service.j2")
+@pytest.mark.parametrize(("service", "role"), SERVICES.items())
+def test_a_process_that_grows_is_ended_before_its_host_suffers(render: Render, service: str, role: str) -> None:
+    assert f"MemoryMax={'1G' if role == 'worker' else '2G'}\n" in render(role, f"{service}.j2")
 
 
 def test_celery_runs_the_tasks_of_the_queue_it_reads(render: Render) -> None:
