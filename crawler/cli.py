@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from sqlalchemy.exc import DBAPIError
 
-from crawler import fields, progress, settings, urls
+from crawler import ceilings, fields, progress, settings, urls
 from crawler.frontier import caps, export, orders, politeness, status
 from crawler.frontier.ledger import Ledger
 from crawler.printable import log_printably, printable
@@ -113,7 +113,7 @@ def _ledger(options: argparse.Namespace) -> Ledger:
     if options.local and not options.local.is_file():
         sys.exit(f"{options.local}: no such ledger. seed.py --local names the file it writes.")
     database = f"sqlite:///{options.local}" if options.local else settings.database_url()
-    return Ledger.open(database, caps.from_settings())
+    return Ledger.open(database, caps.from_settings(), ceilings.from_settings())
 
 
 def _shown(text: str) -> str:

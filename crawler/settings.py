@@ -144,6 +144,21 @@ def allow_ports() -> tuple[range, ...]:
     return tuple(found)
 
 
+def ceilings() -> tuple[float, int | None, int | None, frozenset[str] | None]:
+    """How far any job may go (ceilings.py): least delay, most connections, largest body, hosts without robots.txt. What
+    is not set is no ceiling."""
+    connections, body = (os.environ.get(f"CRAWLER_MOST_{name}", "") for name in ("CONNECTIONS", "BODY"))
+    for given in (connections, body):
+        if not re.fullmatch("[0-9]{0,18}", given):
+            raise SettingInvalidError(
+                f"CRAWLER_MOST_CONNECTIONS and CRAWLER_MOST_BODY are whole numbers, not {given!r}"
+            )
+    hosts = os.environ.get("CRAWLER_WITHOUT_ROBOTS")
+    without = None if hosts is None else frozenset(hosts.replace(",", " ").split())
+    least = _number("least_delay", 0.0)
+    return least, int(connections) if connections else None, int(body) if body else None, without
+
+
 def caps_loopback() -> bool:
     """Whether loopback has caps as any other network has: for tests, whose servers are there."""
     return os.environ.get("CRAWLER_CAPS_LOOPBACK", "") == "1"

@@ -137,11 +137,12 @@ def _lease(
         blocked = functools.cache(lambda: politeness.blocked(tx))
         batches: list[tuple[_Chosen, Batch]] = []
         for one in given:
+            job = ledger.ceilings.under(one.sharer.job, one.row.host)
             robots = politeness.robots_of(one.row.robots)
-            origins = {url_rules.origin_of(row.url) for row in one.targets} if one.sharer.job.robots else set()
+            origins = {url_rules.origin_of(row.url) for row in one.targets} if job.robots else set()
             batch = Batch(
                 lease=one.lease,
-                job=one.sharer.job,
+                job=job,
                 host=one.row.host,
                 targets=[Target(*row[: len(_OF_TARGET)]) for row in one.targets],
                 expires_at=deadline - limits.LEASE_MARGIN,
@@ -168,7 +169,7 @@ def _sharers(ledger: Ledger, tx: Connection, limit: int, now: float) -> dict[int
         if ledger.caps.on and row.wake_at is not None:
             ledger.wake_at = row.wake_at
         try:
-            job = job_of(row.spec, row.prefixes)
+            job = ledger.ceilings.under(job_of(row.spec, row.prefixes))
         except UnreadableJobError:
             continue
         if (job.max_pages_per_domain or job.max_pages_per_prefix) and _is_being_counted(tx, row.job_id):

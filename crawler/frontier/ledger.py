@@ -41,6 +41,7 @@ from pydantic import ValidationError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
+from crawler.ceilings import NO_CEILINGS, Ceilings
 from crawler.frontier import request_log
 from crawler.frontier.caps import NO_CAPS, Caps
 from crawler.frontier.schema import COUNTS, OUTDATED_INDEXES, STATES, host_queues, job_counts, metadata
@@ -55,8 +56,8 @@ NOW: sa.BindParameter[float] = sa.bindparam("now", type_=sa.Float(53))
 class Ledger:
     """An open ledger: what every verb gets as its first argument."""
 
-    def __init__(self, engine: Engine, caps: Caps = NO_CAPS) -> None:
-        self.engine, self.caps = engine, caps
+    def __init__(self, engine: Engine, caps: Caps = NO_CAPS, ceilings: Ceilings = NO_CEILINGS) -> None:
+        self.engine, self.caps, self.ceilings = engine, caps, ceilings
         self.wake_at = 0.0 if caps.on else math.inf
         """When hosts that wait for their domain or server may have a turn, as `lease` saw it last."""
         self.postgresql = engine.dialect.name == "postgresql"
@@ -66,8 +67,9 @@ class Ledger:
         self._made: dict[Hashable, sa.Executable] = {}
 
     @classmethod
-    def open(cls, url: str, caps: Caps = NO_CAPS) -> Ledger:
-        """The ledger at an SQLAlchemy database URL, whose hosts are leased within these caps."""
+    def open(cls, url: str, caps: Caps = NO_CAPS, ceilings: Ceilings = NO_CEILINGS) -> Ledger:
+        """The ledger at an SQLAlchemy database URL, whose hosts are leased within these caps, for jobs under these
+        ceilings."""
         engine = sa.create_engine(url, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
 
@@ -76,7 +78,7 @@ class Ledger:
                 # WAL with NORMAL loses nothing that was committed when the process dies, only when the power does.
                 connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
 
-        return cls(engine, caps)
+        return cls(engine, caps, ceilings)
 
     def create(self) -> bool:
         """Create what is missing of the schema: tables, indexes, columns, partitions. True if anything was.

@@ -122,6 +122,8 @@ class Recorder:
             self.inbox.reject(message)
         else:
             self.inbox.acknowledge(message)
+            if admission.chunk == 0 and (told := self.ledger.ceilings.told(admission.job)):
+                log.warning("%s goes beyond the inventory's ceilings: %s", admission.job.name, told)
             log.info("%s: piece %d, %d URLs, %d new", admission.job.name, admission.chunk, len(admission.urls), new)
 
     def _take_in(self, taken: Sequence[tuple[Any, Report]]) -> None:

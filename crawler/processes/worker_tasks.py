@@ -9,8 +9,9 @@ from typing import Any
 from celery import Task
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from celery.utils.log import get_task_logger
+from msgspec.structs import replace
 
-from crawler import settings
+from crawler import ceilings, settings
 from crawler.known_links import KnownLinks
 from crawler.messages import Batch, convert
 from crawler.processes import heartbeat, systemd
@@ -31,6 +32,7 @@ _known_links = KnownLinks()
 """What this process has sent."""
 _active = ActiveBatches()
 _egress = egress.of_process()  # a setting that cannot be used ends the process as it begins, not each batch
+_ceilings = ceilings.from_settings()
 _holding = Holding()
 LINKS_SIZE = 2_000_000
 """Characters of links in a message at most."""
@@ -68,6 +70,7 @@ def _stop_fetching(**_: Any) -> None:
 def fetch(self: Task, message: dict[str, Any]) -> None:
     """Fetch a batch and send its report. The batch is acknowledged after the broker has confirmed the report."""
     batch = convert(Batch, message)
+    batch = replace(batch, job=_ceilings.under(batch.job, batch.host))
     redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
     with PLACES_OF_PROCESS.share() as share, _active.batch(batch.lease) as told, contextlib.ExitStack() as stack:
         stop = told if redelivered else stack.enter_context(_holding.hold(batch, told))

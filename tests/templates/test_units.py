@@ -121,6 +121,13 @@ def test_the_frontier_s_processes_are_commands_that_exist(render: Render, servic
     assert cli._parser().parse_args(rest.split()).command == rest.split()[0]
 
 
+def test_every_service_is_told_the_ceilings_of_jobs(render: Render) -> None:
+    lines = render("release", "crawler.env.j2", release_without_robots=["a.test", "b.test"]).splitlines()
+    assert {"CRAWLER_LEAST_DELAY=0", "CRAWLER_MOST_CONNECTIONS=8", "CRAWLER_MOST_BODY=67108864"} <= set(lines)
+    assert "CRAWLER_WITHOUT_ROBOTS=a.test,b.test" in lines
+    assert "CRAWLER_WITHOUT_ROBOTS=" in render("release", "crawler.env.j2").splitlines()
+
+
 def test_nothing_secret_stands_in_a_unit_or_the_environment(units: Path, render: Render) -> None:
     texts = [path.read_text() for path in units.rglob("*.*") if path.is_file()]
     texts += [render("release", "crawler.env.j2"), render("frontier", "crawler.j2")]

@@ -17,7 +17,7 @@ FLOORS = (
     {"printable", "patterns"},
     {"limits", "urls", "fields", "settings", "progress"},
     {"job", "resolver"},
-    {"messages"},
+    {"messages", "ceilings"},
     {"known_links"},
     {"worker", "frontier"},  # strangers to each other
     {"processes", "local", "extractors"},

@@ -11,6 +11,7 @@ import pytest
 from ledger_promises import SITE, admission, counts, report
 from msgspec.structs import replace
 
+from crawler.ceilings import Ceilings
 from crawler.frontier import lease as lease_module
 from crawler.frontier import orders, tidy
 from crawler.frontier.admit import admit
@@ -132,6 +133,18 @@ def test_a_turn_that_another_job_s_host_gave_is_not_forgiven(ledger: Ledger) -> 
     assert sum(total.values()) > 8_000
     assert total["top"] == pytest.approx(4 * total["mid"], rel=0.15)
     assert total["mid"] == pytest.approx(4 * total["low"], rel=0.15)
+
+
+def test_no_job_is_leased_beyond_the_ceilings(ledger: Ledger) -> None:
+    ledger.ceilings = Ceilings(delay=10, connections=2, max_body=2048, without_robots=frozenset({"b.test"}))
+    urls = [f"http://{host}.test/{page}" for host in "ab" for page in range(300)]
+    bold = Job(name="j", delay=0, connections=64, robots=False)
+    admit(ledger, Admission(job=bold, seeding="s", chunk=0, chunks=1, urls=urls), now=0)
+    batches = lease(ledger, 20, now=1) + lease(ledger, 20, now=30) + lease(ledger, 20, now=60)
+    assert Counter(batch.host for batch in batches) == {"a.test": 2, "b.test": 2}
+    assert {(batch.job.delay, batch.job.connections, batch.job.max_body) for batch in batches} == {(10, 2, 2048)}
+    assert {(batch.host, batch.job.robots) for batch in batches} == {("a.test", True), ("b.test", False)}
+    assert {len(batch.targets) for batch in batches} == {5}
 
 
 def test_what_a_paused_job_wants_of_a_host_keeps_nobody_out(ledger: Ledger) -> None:

@@ -46,7 +46,12 @@ class Worker:
             "NOTIFY_SOCKET": str(folder / "notify"),
             "CRAWLER_BROKER_URL": "memory://worker%40here@localhost/",
         }
-        environment |= {"CRAWLER_STATE_DIR": str(folder), "CRAWLER_HOST": "here", "CRAWLER_RELEASE": "abc"}
+        environment |= {
+            "CRAWLER_WITHOUT_ROBOTS": "own.test",
+            "CRAWLER_STATE_DIR": str(folder),
+            "CRAWLER_HOST": "here",
+            "CRAWLER_RELEASE": "abc",
+        }
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "worker_in_memory.py"), NAME],
             env=os.environ | environment,
@@ -133,6 +138,14 @@ def test_a_batch_becomes_one_report_in_this_worker_s_name(worker: Worker, site: 
 
     worker.send(batch_of(site, "/", lease="l2"))
     assert worker.report().links == []  # the frontier has them: not sent again
+
+
+def test_a_batch_that_goes_beyond_the_ceilings_is_fetched_under_them(worker: Worker, site: Site) -> None:
+    """The frontier's batches do not: this one is forged."""
+    site.pages["/robots.txt"] = Answer("User-agent: *\nDisallow: /private/")
+    worker.send(batch_of(site, "/private/x", robots=False))
+    assert [result.state for result in worker.report().results] == ["excluded"]
+    assert site.paths == ["/robots.txt"]
 
 
 def test_the_watchdog_is_fed_by_executed_pulses(worker: Worker) -> None:
