@@ -155,7 +155,9 @@ def test_queues_are_neither_read_nor_bound_nor_declared(thief: Thief) -> None:
         ), exchange
 
 
-def test_forged_reports_and_holds_count_for_nothing(fleet: Fleet, thief: Thief, crawled: str) -> None:
+def test_forged_reports_and_holds_count_for_nothing(fleet: Fleet, thief: Thief) -> None:
+    crawled = f"stolen-{time.time():.0f}"
+    fleet.crawl(crawled)
     before, dead = fleet.status()[crawled], fleet.queues()["dead"]
     (row, *_) = fleet.export(crawled, "state=done")
     result = UrlResult(url=row["url"], state="done", fetched_at=time.time(), status=200, title="stolen")

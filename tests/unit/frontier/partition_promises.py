@@ -13,23 +13,30 @@ from crawler.frontier import request_log, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
 from crawler.frontier.ledger import Ledger
-from crawler.frontier.record import record
+from crawler.frontier.record import _log_requests, _OfJob, record
 from crawler.frontier.request_log import AHEAD, DAY
 from crawler.frontier.schema import metadata, requests
-from crawler.messages import Request
+from crawler.job import Job
+from crawler.messages import Report, Request
 
 NOON = 20_000 * DAY + DAY / 2
 TODAY, OTHER = "requests_20241004", "requests_other"
 
 
 def kept(ledger: Ledger, *at: float) -> None:
-    """Record a page of a.test with requests at these times."""
+    """Record a page of a.test, and log requests at these times."""
     admit(ledger, admission("/", delay=0), now=0)
     (batch,) = lease(ledger, 1, now=0)
+    record(ledger, [report(batch)], now=1)
     made = [Request(url=f"http://a.test/{time}", at=time, status=200, seconds=0.1) for time in at]
-    once = replace(report(batch), requests=made)
-    record(ledger, [once], now=1)
-    record(ledger, [once], now=2)  # again: the same rows
+    for _ in range(2):  # again: the same rows
+        log(ledger, replace(report(batch), requests=made))
+
+
+def log(ledger: Ledger, made: Report) -> None:
+    """Log a report's requests whenever they were made: those of a lease, proof.py bounds."""
+    with ledger.transaction() as tx:
+        _log_requests(ledger, tx, [made], {made.job: _OfJob(1, Job(name=made.job))})
 
 
 def where(ledger: Ledger) -> dict[float, str]:
@@ -137,7 +144,7 @@ def test_a_migration_that_was_broken_off_goes_on(ledger: Ledger) -> None:
     admit(ledger, admission("/more", seeding="more"), now=3)
     (batch,) = lease(ledger, 1, now=100)
     late = Request(url="http://a.test/more", at=NOON - 1, status=200, seconds=0.1)
-    record(ledger, [replace(report(batch), requests=[late])], now=101)
+    log(ledger, replace(report(batch), requests=[late]))
     assert where(ledger) == {NOON - 1: OTHER}
     assert ledger.create()
     assert where(ledger) == {NOON - 1: f"requests_before_{int(NOON) + 1}"}
