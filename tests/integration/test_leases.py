@@ -124,7 +124,7 @@ def test_leases_whose_messages_are_lost(
 @pytest.mark.timeout(300)
 def test_reports_that_wait_keep_their_leases(processes: Processes, sites: list[Site], outcome: Outcome) -> None:
     for site in sites:
-        site.tree(20)
+        site.tree(100)
     processes.seed(*(site.url for site in sites), "--name", "wait", "--delay", "0.1")
     eventually(lambda: all(len(site.requests) > 3 for site in sites))
     for name in ("recorder-1", "recorder-2"):
@@ -133,7 +133,7 @@ def test_reports_that_wait_keep_their_leases(processes: Processes, sites: list[S
     asked = [len(site.requests) for site in sites]
     for number in (3, 4):
         processes.recorder(number)
-    assert outcome("wait")["done"] == 20 * len(sites)
+    assert outcome("wait")["done"] == 100 * len(sites)
     assert all(len(site.requests) > before for site, before in zip(sites, asked, strict=True))
     for site in sites:
         assert len(site.paths) == len(set(site.paths))
