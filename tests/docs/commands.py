@@ -75,7 +75,7 @@ ELSEWHERE = {
     "python bench/run.py --only frontier --parts order --known 5000000 --watched 900": "it measures",
     "python bench/run.py --only block": "it measures: a part of make bench",
     "python bench/run.py --only delay": "it measures: a part of make bench",
-    "python bench/run.py --rounds 1 --only documentation,links,alone,system,embedded": "it measures: a part of make bench",
+    "python bench/run.py --rounds 1 --only documentation,links,alone,system,embedded": "it measures",
     "python bench/run.py --only frontier --parts bytes,forget,finished": "it measures: a part of make bench",
 }
 """Not run as they stand, and why."""
