@@ -118,7 +118,8 @@ def of_leases(
                 log.info("%s, lease %s: it is over, so links alone are taken", report.worker, report.lease)
             taken.append(replace(report, **LINKS_ALONE))
             continue
-        longest = max(job.delay, MAX_CRAWL_DELAY, ledger.caps.domain.delay, ledger.caps.address.delay)
+        least = ledger.ceilings.delay, ledger.caps.domain.delay, ledger.caps.address.delay
+        longest = max(job.delay, MAX_CRAWL_DELAY, *least)
         taken.append(of_lease(report, since - CLOCK, now + CLOCK, longest))
     return taken
 

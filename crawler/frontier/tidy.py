@@ -246,7 +246,7 @@ def take_back(ledger: Ledger, names: Sequence[str], now: float, begun: bool) -> 
         with ledger.transaction() as tx:
             rows = tx.execute(sa.select(leases).where(some).order_by(leases.c.lease)).all()
             if begun:
-                delays = _delays(tx, {row.job_id for row in rows})
+                delays = _delays(ledger, tx, {row.job_id for row in rows})
                 _end(ledger, tx, rows, "its worker was lost", now, delays=delays)
             else:
                 _end(ledger, tx, rows, "no worker took it", now, begun=False)
@@ -254,14 +254,15 @@ def take_back(ledger: Ledger, names: Sequence[str], now: float, begun: bool) -> 
     return taken
 
 
-def _delays(tx: Connection, job_ids: Collection[int]) -> dict[int, float]:
+def _delays(ledger: Ledger, tx: Connection, job_ids: Collection[int]) -> dict[int, float]:
     """The delays of jobs; one that cannot be read has that of any job. By primary key."""
     delays = {}
     for row in tx.execute(sa.select(jobs.c.job_id, jobs.c.name, jobs.c.spec).where(jobs.c.job_id.in_(job_ids))):
         try:
-            delays[row.job_id] = job_of(row.spec).delay
+            job = job_of(row.spec)
         except UnreadableJobError:
-            delays[row.job_id] = Job(name=row.name).delay
+            job = Job(name=row.name)
+        delays[row.job_id] = ledger.ceilings.under(job).delay
     return delays
 
 

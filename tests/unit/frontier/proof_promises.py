@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from ledger_promises import SITE, admission, counts, report
 from msgspec.structs import replace
 
+from crawler.ceilings import Ceilings
 from crawler.frontier import proof, status, tidy
 from crawler.frontier.admit import admit
 from crawler.frontier.lease import lease
@@ -327,6 +328,14 @@ def test_a_delay_is_one_that_the_host_can_need(ledger: Ledger) -> None:
         (batch,) = lease(ledger, 1, now)
         record(ledger, [report(batch, delay=delay)], now)
         assert host(ledger).next_due == now + counted
+
+
+def test_a_delay_that_the_inventory_wants_is_one(ledger: Ledger) -> None:
+    ledger.ceilings = Ceilings(delay=60)
+    admit(ledger, admission("/", delay=0), 0)
+    (batch,) = lease(ledger, 1, 0)
+    record(ledger, [report(batch, delay=batch.job.delay)], 0)
+    assert host(ledger).next_due == 60
 
 
 def test_what_a_host_asks_for_is_a_day_at_most(ledger: Ledger) -> None:
