@@ -30,6 +30,16 @@ def hosts_of(ledger: Ledger, name: str, number: int, pages: int, now: float = 0,
     admit(ledger, Admission(job=made, seeding=name, chunk=0, chunks=1, urls=urls), now)
 
 
+def three_jobs(ledger: Ledger, shared: int, own: int, pages: int) -> None:
+    """Admit jobs of weights 1, 4 and 16, which have `pages` URLs on each of some hosts that all want, and of some that
+    one has for itself; in batches of three."""
+    for name, priority in (("low", 1), ("mid", 4), ("top", 16)):
+        hosts = [f"shared{host}" for host in range(shared)] + [f"{name}{host}" for host in range(own)]
+        urls = [f"http://{host}.test/{name}{page}" for host in hosts for page in range(pages)]
+        job = Job(name=name, delay=22.5, priority=priority)
+        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=urls), now=0)
+
+
 def taken(batches: list[Batch]) -> Counter[str]:
     """URLs by job."""
     return Counter({batch.job.name: 0 for batch in batches}) + Counter(
@@ -99,11 +109,7 @@ def test_a_job_has_its_turn_on_many_hosts_one_after_another(ledger: Ledger) -> N
 
 
 def test_shares_hold_over_hosts_of_one_s_own_and_shared_ones(ledger: Ledger) -> None:
-    for name, priority in (("low", 1), ("mid", 4), ("top", 16)):
-        hosts = [f"shared{host}" for host in range(10)] + [f"{name}{host}" for host in range(20)]
-        urls = [f"http://{host}.test/{name}{page}" for host in hosts for page in range(150)]
-        job = Job(name=name, delay=22.5, priority=priority)  # batches of three
-        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=urls), now=0)
+    three_jobs(ledger, shared=10, own=20, pages=150)
     total: Counter[str] = Counter()
     for now in range(100, 10_100, 100):
         batches = lease(ledger, 12, now)
@@ -117,11 +123,7 @@ def test_a_turn_that_another_job_s_host_gave_is_not_forgiven(ledger: Ledger) -> 
     """Where many hosts are shared, most turns are not those that a job was picked for: others were brought up to where
     these left it, and the lesser jobs got half as much again as their shares."""
     chance = random.Random(7)  # noqa: S311
-    for name, priority in (("low", 1), ("mid", 4), ("top", 16)):
-        hosts = [f"shared{host}" for host in range(60)] + [f"{name}{host}" for host in range(60)]
-        urls = [f"http://{host}.test/{name}{page}" for host in hosts for page in range(120)]
-        job = Job(name=name, delay=22.5, priority=priority)  # batches of three
-        admit(ledger, Admission(job=job, seeding=name, chunk=0, chunks=1, urls=urls), now=0)
+    three_jobs(ledger, shared=60, own=60, pages=120)
     total: Counter[str] = Counter()
     under_way: list[Batch] = []
     for now in range(100, 45_100, 100):
